@@ -1,0 +1,98 @@
+"""The door to the C core: load the extension, choose the instruction-set level, hand arrays and errors across.
+
+`kernel("softmax")` is the pair of C functions for float32 and float64. A mirror calls one as
+
+    check(_softmax[z.dtype](p(z), B, K, p(y), threads()), "softmax")
+
+where `p(a)` is the C pointer to a C-contiguous array; cffi refuses any other layout, so a forgotten `contiguous(a)` is
+an error and never a wrong read. `lib is None` on a machine without the extension: kernels are then empty and no mirror
+is registered.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from typing import Any
+
+import numpy as np
+
+ffi: Any = None
+lib: Any = None
+level: int | None = None
+why_not: str | None = None  # why the C core is not in use
+
+FLOAT32, FLOAT64 = np.dtype(np.float32), np.dtype(np.float64)
+_LEVELS = {"base": 0, "v2": 2, "v3": 3, "v4": 4}
+
+
+def _load() -> None:
+    global ffi, lib, level, why_not
+    if os.environ.get("REFIMPL_NATIVE", "1") == "0":
+        why_not = "switched off by REFIMPL_NATIVE=0"
+        return
+    try:
+        from refimpl import _native
+    except ImportError as error:
+        why_not = f"the extension is not built or cannot be loaded: {error}"
+        warnings.warn(
+            "refimpl: the C core is not available, NumPy bodies will run (see `refimpl doctor`)", RuntimeWarning, 2
+        )
+        return
+    wanted = os.environ.get("REFIMPL_ISA", "")
+    if wanted and wanted not in _LEVELS:
+        raise ValueError(f"REFIMPL_ISA={wanted!r}: expected one of {', '.join(_LEVELS)}")
+    chosen = _native.lib.ri_select(_LEVELS.get(wanted, -1))
+    if chosen < 0:
+        why_not = f"no kernels for this CPU (built: {_native.ffi.string(_native.lib.ri_levels()).decode()})"
+        return
+    ffi, lib, level = _native.ffi, _native.lib, chosen
+
+
+_load()
+
+
+def kernel(name: str) -> dict[np.dtype, Any]:
+    """The C functions of one kernel by dtype, {} without the C core. A name the core lacks is an AttributeError."""
+    if lib is None:
+        return {}
+    return {FLOAT32: getattr(lib, f"ri_{name}_f32"), FLOAT64: getattr(lib, f"ri_{name}_f64")}
+
+
+if lib is not None:
+    p = ffi.from_buffer
+    NULL = ffi.NULL
+else:
+    p = NULL = None
+
+
+def contiguous(a: np.ndarray) -> np.ndarray:
+    """`a` itself when it is C-contiguous, else a C-contiguous copy (unlike np.ascontiguousarray, 0-d stays 0-d)."""
+    return a if a.flags.c_contiguous else a.copy(order="C")
+
+
+def check(status: int, name: str) -> None:
+    """Turn a kernel's error code into an exception."""
+    if status:
+        fail(status, name)
+
+
+def fail(status: int, name: str) -> None:
+    if status == 1:
+        raise MemoryError(f"{name}: the C core could not allocate its workspace")
+    if status == 2:
+        raise ValueError(f"{name}: an index lies outside its range")
+    raise RuntimeError(f"{name}: the C core refused its arguments (code {status}); please report this")
+
+
+def isa() -> str | None:
+    """Name of the instruction-set level in use: 'base', 'v2', 'v3', 'v4', or None without the C core."""
+    return next((n for n, number in _LEVELS.items() if number == level), None)
+
+
+def built_levels() -> str:
+    return "" if ffi is None else ffi.string(lib.ri_levels()).decode()
+
+
+def has_openmp() -> bool:
+    return lib is not None and lib.ri_openmp() > 0

@@ -1,0 +1,7 @@
+"""Floor 2: the mathematics. Pure functions, forward and backward, each with a NumPy body that defines it.
+
+Where an operation is hot it has a C mirror too. No state, no randomness, no I/O: masks and noise are arguments.
+"""
+
+import refimpl.ops.native  # noqa: F401  (registers the mirrors)
+from refimpl.ops.activation import *  # noqa: F403

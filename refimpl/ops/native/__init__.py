@@ -1,0 +1,9 @@
+"""Native mirrors: for each family of operations, the Python side of its C kernels.
+
+Importing this package registers every mirror; without the C core it registers none.
+"""
+
+from refimpl.backends import native
+
+if native.lib is not None:
+    from refimpl.ops.native import activation  # noqa: F401

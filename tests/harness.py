@@ -1,0 +1,222 @@
+"""What every operation is tested with: drawn inputs, layouts, comparison within an error bound, gradient checks.
+
+A file of tests/strategies registers, for each operation of its family,
+
+    @inputs("layernorm")                      # drawn keyword arguments; arrays in the drawn dtype
+    def _(draw, dtype): return {"x": ..., ...}
+
+    @bound("layernorm")                       # how far two correct bodies may differ, from an error analysis
+    def _(args, outs, eps): return tolerance  # array or number, or a tuple with one entry per output
+
+    @gradient("layernorm", wrt=("x", "gain", "bias"))      # operations with a `_backward`
+    def _(args, dy): return outputs, {"x": dx, ...}        # calls forward and backward as a user would
+
+and, in tests/peers, `@peer("layernorm")`: the same in PyTorch. tests/ops/test_registry.py fails for an operation that
+lacks one of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from hypothesis import strategies as st
+
+from refimpl.backends import operations, threads
+
+INPUTS: dict[str, Callable] = {}
+BOUNDS: dict[str, Callable] = {}
+PEERS: dict[str, Callable] = {}
+GRADIENTS: dict[str, Gradient] = {}
+
+
+@dataclass(frozen=True)
+class Gradient:
+    """One forward/backward pair. `outputs`: how many leading results of the forward operation receive a gradient
+    (dy is an array for 1, else a tuple). `smooth(args)`: False where the function has a kink within the step of the
+    central difference, so that no derivative exists to compare with."""
+
+    run: Callable
+    wrt: tuple[str, ...]
+    outputs: int
+    smooth: Callable[[dict], bool]
+
+
+def _register(table: dict, *names: str) -> Callable:
+    def put(function: Callable) -> Callable:
+        for name in names:
+            assert name not in table, f"{name} is registered twice"
+            table[name] = function
+        return function
+
+    return put
+
+
+def inputs(*names: str) -> Callable:
+    return _register(INPUTS, *names)
+
+
+def bound(*names: str) -> Callable:
+    return _register(BOUNDS, *names)
+
+
+def peer(*names: str) -> Callable:
+    return _register(PEERS, *names)
+
+
+def gradient(
+    name: str, wrt: tuple[str, ...], outputs: int = 1, smooth: Callable[[dict], bool] = lambda args: True
+) -> Callable:
+    def put(function: Callable) -> Callable:
+        assert name not in GRADIENTS, f"{name} is registered twice"
+        GRADIENTS[name] = Gradient(function, wrt, outputs, smooth)
+        return function
+
+    return put
+
+
+# ---------------------------------------------------------------- drawing
+
+# Around the vector widths of all levels (4 to 16 floats), empty and one.
+EDGES = (0, 1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 31, 32, 33, 47, 63, 64, 65)
+
+
+def size(draw, least: int = 0, most: int = 65) -> int:
+    """One extent: edge cases and anything between."""
+    edges = [e for e in EDGES if least <= e <= most]
+    return draw(st.one_of(st.sampled_from(edges), st.integers(least, most)))
+
+
+def generator(draw) -> np.random.Generator:
+    return np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+
+
+def array(draw, shape: tuple[int, ...], dtype, scale: float = 1.0, special: bool = False) -> np.ndarray:
+    """Normal entries times `scale`; with `special`, some become 0, -0, infinite, NaN, subnormal or huge."""
+    rng = generator(draw)
+    a = np.asarray(rng.standard_normal(shape) * scale).astype(dtype)
+    if special and a.size and draw(st.booleans()):
+        info = np.finfo(dtype)
+        values = np.array([0.0, -0.0, np.inf, -np.inf, np.nan, info.smallest_subnormal, info.max / 4], dtype)
+        chosen = rng.random(shape) < 0.2
+        a[chosen] = rng.choice(values, int(chosen.sum()))
+    return a
+
+
+def layout(draw, a: np.ndarray) -> np.ndarray:
+    """The same values in another memory layout."""
+    if a.ndim == 0 or a.size == 0:
+        return a
+    kind = draw(st.sampled_from(["c", "c", "fortran", "strided", "reversed", "offset"]))
+    if kind == "fortran":
+        return np.asfortranarray(a)
+    if kind == "strided":
+        wide = np.full((*a.shape[:-1], 2 * a.shape[-1] + 1), 7, a.dtype)
+        wide[..., 1::2] = a
+        return wide[..., 1::2]
+    if kind == "reversed":
+        return np.ascontiguousarray(a[::-1])[::-1]
+    if kind == "offset":  # aligned for its type, but not for a vector
+        flat = np.empty(a.size + 1, a.dtype)
+        flat[1:] = a.ravel()
+        return flat[1:].reshape(a.shape)
+    return a
+
+
+@contextmanager
+def team(n: int):
+    """Exactly n threads, however small the work (kernels otherwise keep small work on one)."""
+    before = threads._threads
+    threads._threads = -n if n > 1 else 1
+    try:
+        yield
+    finally:
+        threads._threads = before
+
+
+# ---------------------------------------------------------------- error bounds
+
+
+def ulps(n: float) -> Callable:
+    """An element-wise function: each body within n/2 units in the last place of the true value."""
+
+    def tolerance(args, outs, eps):
+        return tuple(n * eps * np.abs(o) + np.finfo(o.dtype).smallest_subnormal * n for o in outs)
+
+    return tolerance
+
+
+def gamma(n: int, eps: float) -> float:
+    """Higham's gamma_n = n u / (1 - n u): the relative error of n roundings, u = eps / 2."""
+    u = eps / 2
+    return n * u / (1 - n * u)
+
+
+# ---------------------------------------------------------------- comparing
+
+
+def as_tuple(result: Any) -> tuple:
+    return result if isinstance(result, tuple) else (result,)
+
+
+def call(name: str, body: str, args: dict) -> tuple:
+    """Run one body on copies of what it writes to; results and written arguments together."""
+    op: Any = operations()[name]
+    args = {k: v.copy() if k in op.inplace and isinstance(v, np.ndarray) else v for k, v in args.items()}
+    with np.errstate(all="ignore"):
+        result = op.bodies[body](**args)
+    outs = () if result is None else as_tuple(result)
+    return (*outs, *(args[k] for k in op.inplace))
+
+
+def assert_close(name: str, got: tuple, expected: tuple, tolerances: tuple) -> None:
+    assert len(got) == len(expected), f"{name}: {len(got)} results, expected {len(expected)}"
+    for i, (g, e, tol) in enumerate(zip(got, expected, tolerances)):
+        g, e = np.asarray(g), np.asarray(e)
+        assert g.shape == e.shape, f"{name}: result {i} has shape {g.shape}, expected {e.shape}"
+        assert g.dtype == e.dtype, f"{name}: result {i} has dtype {g.dtype}, expected {e.dtype}"
+        if e.dtype.kind in "iub":
+            assert np.array_equal(g, e), f"{name}: result {i} differs: {g} != {e}"
+            continue
+        assert np.array_equal(np.isnan(g), np.isnan(e)), f"{name}: result {i}: NaN in different places"
+        with np.errstate(all="ignore"):
+            wrong = ~((g == e) | np.isnan(e) | (np.abs(g - e) <= tol))
+        if wrong.any():
+            at = tuple(np.argwhere(wrong)[0])
+            limit = np.broadcast_to(tol, e.shape)[at]
+            raise AssertionError(f"{name}: result {i}{list(map(int, at))}: {g[at]!r} is not {e[at]!r} within {limit}")
+
+
+def tolerances(name: str, args: dict, outs: tuple, dtype) -> tuple:
+    """Two bodies, each within the bound of the true value, differ by at most twice the bound."""
+    eps = float(np.finfo(dtype).eps)
+    with np.errstate(all="ignore"):
+        result = BOUNDS[name](args, outs, eps)
+    result = result if isinstance(result, tuple) else (result,) * len(outs)
+    assert len(result) == len(outs), f"{name}: bound gives {len(result)} tolerances for {len(outs)} results"
+    return tuple(2 * np.asarray(t) for t in result)
+
+
+def central_differences(f: Callable[[], float], x: np.ndarray, step: float = 1e-5) -> np.ndarray:
+    """df/dx by (f(x+h) - f(x-h)) / 2h for each entry of x, which f reads and this function changes and restores."""
+    d = np.empty_like(x)
+    for i in np.ndindex(x.shape):
+        h = step * max(1.0, abs(x[i]))
+        old = x[i]
+        x[i] = old + h
+        up = f()
+        x[i] = old - h
+        down = f()
+        x[i] = old
+        d[i] = (up - down) / (2 * h)
+    return d
+
+
+def relative_error(a: np.ndarray, b: np.ndarray) -> float:
+    """Largest difference over the larger of 1 and the largest entry."""
+    if a.size == 0:
+        return 0.0
+    return float(np.abs(a - b).max() / max(1.0, np.abs(a).max(), np.abs(b).max()))

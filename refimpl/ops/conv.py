@@ -5,16 +5,16 @@ tied together by a weight (O, C/groups, KH, KW): position (m, n) of the map and 
 
     (h, w) = (stride m + dilation i - padding, stride n + dilation j - padding)
 
-of the picture, and what lies outside the picture counts as 0. With W_ij = weight[:, :, i, j] and x_ij the picture seen by
-tap (i, j) at all positions of the map (a strided view of the padded picture):
+of the picture, and what lies outside the picture counts as 0. With W_ij = weight[:, :, i, j] and x_ij the picture seen
+by tap (i, j) at all positions of the map (a strided view of the padded picture):
 
     collect    y       = Σ_ij W_ij x_ij          picture -> map       convolution; dx of a transposed convolution
     spread     dx_ij  += W_ijᵀ dy                map -> picture       dx of a convolution; transposed convolution
     correlate  dW_ij   = Σ_b dy_b x_ijᵀ          both -> weight       dweight of either
 
-A transposed convolution is thus the spread of its input over a larger picture. Convolution in one dimension is that of a
-picture of height 1. In groups, the channels of picture and map fall into `groups` equal parts, and part g of the map sees
-part g of the picture only; groups = C is depthwise convolution.
+A transposed convolution is thus the spread of its input over a larger picture. Convolution in one dimension is that of
+a picture of height 1. In groups, the channels of picture and map fall into `groups` equal parts, and part g of the map
+sees part g of the picture only; groups = C is depthwise convolution.
 
 Arrays are float32 or float64, all of one dtype. Only the batch may be empty. Errors: TypeError for another dtype, mixed
 dtypes or a number that is no integer; ValueError for shapes that do not fit, numbers out of range and a kernel that
@@ -195,7 +195,7 @@ def _taps(padded: np.ndarray, weight: np.ndarray, g: Geometry) -> Iterator[tuple
 
 
 def _mix(matrix: np.ndarray, x: np.ndarray) -> np.ndarray:
-    """out[:, part] = matrix[part] x[:, part]: matrix (groups, N, M) maps M channels to N in each part, for each pixel."""
+    """out[:, part] = matrix[part] x[:, part]: matrix (groups, N, M) maps M channels to N, at each pixel."""
     G, N, M = matrix.shape
     B, _, H, W = x.shape
     return (matrix @ x.reshape(B, G, M, H * W)).reshape(B, G * N, H, W)
@@ -253,11 +253,12 @@ def conv2d(
     dilation: Numbers = 1,
     groups: int = 1,
 ) -> np.ndarray:
-    """y[b, o, m, n] = bias[o] + Σ_{c, i, j} weight[o, c, i, j] x[b, c, stride m + dilation i - padding, ... n ... j ...].
+    """y[b, o, m, n] = bias[o] + Σ_{c, i, j} weight[o, c, i, j] x[b, c, h, w], (h, w) where (m, n) and (i, j) meet.
 
     Shapes: x (B, C, H, W), weight (O, C/groups, KH, KW), bias (O,) or None; returns y (B, O, OH, OW) with
-    OH = floor((H + 2 padding - dilation (KH - 1) - 1) / stride) + 1. stride, padding and dilation: an integer, or a pair
-    for (H, W). No flip of the kernel (a cross-correlation, as everywhere in deep learning).
+    OH = floor((H + 2 padding - dilation (KH - 1) - 1) / stride) + 1 and h = stride m + dilation i - padding, w alike.
+    stride, padding and dilation: an integer, or a pair for (H, W). The kernel is not flipped (a cross-correlation, as
+    everywhere in deep learning).
     """
     g = _conv("conv2d", 2, x, weight, bias, stride, padding, dilation, groups)
     y = _collect(x, weight, g)

@@ -176,20 +176,21 @@ static void fill(const real *src, i64 src_image, i64 H, i64 W, i64 images, i64 r
         }
 }
 
-/* The stride phases of a block of the picture, [c][slot h][slot w][image][rows + q][cols + q], for channels c0 on. */
-static void fill_phases(const geometry *g, const real *x, i64 c0, const block *k, real *X) {
+/* The stride phases of a block of the picture, [c][slot h][slot w][image][rows + q][cols + q], for channels [c0, c1).
+ */
+static void fill_phases(const geometry *g, const real *x, i64 c0, i64 c1, const block *k, real *X) {
     const axis *h = &g->h, *w = &g->w;
     i64 plane = h->n * w->n, rows = k->rows + h->q, cols = k->cols + w->q;
-    for (i64 c = 0; c < g->Cg; c++)
+    for (i64 c = c0; c < c1; c++)
         for (i64 i = 0; i < h->t; i++)
             for (i64 j = 0; j < w->t; j++, X += k->images * rows * cols)
-                fill(x + (k->b * g->C + c0 + c) * plane, g->C * plane, h->n, w->n, k->images, rows, cols,
+                fill(x + (k->b * g->C + c) * plane, g->C * plane, h->n, w->n, k->images, rows, cols,
                      i * h->d % h->s + h->s * k->r - h->p, h->s, j * w->d % w->s + w->s * k->c - w->p, w->s, X);
     memset(X, 0, 2 * VBYTES); /* read, and not used, by the last vectors */
 }
 
-static i64 phases_size(const geometry *g, i64 images, i64 rows, i64 cols) {
-    return g->Cg * g->h.t * g->w.t * images * (rows + g->h.q) * (cols + g->w.q);
+static i64 phases_size(const geometry *g, i64 channels, i64 images, i64 rows, i64 cols) {
+    return channels * g->h.t * g->w.t * images * (rows + g->h.q) * (cols + g->w.q);
 }
 
 /* Where tap (c, i, j) starts in that copy. */
@@ -358,7 +359,8 @@ static int collect_items(const collect_job *job, i64 lo, i64 hi) {
     const geometry *g = job->g;
     const blocking *k = job->blocks;
     i64 bound = spots_bound(k->images, k->rows, k->cols, k->cols + g->w.q);
-    real *X = ri_workspace(RI_WS_CONV, (size_t)phases_size(g, k->images, k->rows, k->cols) * sizeof(real) + 2 * VBYTES);
+    real *X = ri_workspace(RI_WS_CONV,
+                           (size_t)phases_size(g, g->Cg, k->images, k->rows, k->cols) * sizeof(real) + 2 * VBYTES);
     i64 *offset = ri_workspace(RI_WS_OP, (size_t)(g->K + bound * VL) * sizeof(i64) + (size_t)bound * sizeof(spot));
     if (!X || !offset) return RI_NOMEM;
     i64 *lanes = offset + g->K;
@@ -375,7 +377,7 @@ static int collect_items(const collect_job *job, i64 lo, i64 hi) {
                            spots, lanes);
             last = b;
         }
-        fill_phases(g, job->x, group * g->Cg, &b, X);
+        fill_phases(g, job->x, group * g->Cg, (group + 1) * g->Cg, &b, X);
         product(g->Og, g->K, X, offset, job->packed + group * g->Og * g->K,
                 job->bias ? job->bias + group * g->Og : NULL, n, spots, lanes,
                 job->y + (b.b * g->O + group * g->Og) * plane + b.r * g->w.m + b.c, plane);
@@ -579,8 +581,8 @@ typedef struct {
     const geometry *g;
     const blocking *blocks;
     const real *dy, *x;
-    real *partial; /* [chunk][o][k] */
-    i64 chunks;
+    real *partial;        /* [chunk][o][k] */
+    i64 chunks, channels; /* channels of the picture that are copied together */
 } correlate_job;
 
 /* Items: chunks of the batch, in each the groups, in each the ranges of map channels. */
@@ -588,7 +590,7 @@ static int correlate_items(const correlate_job *job, i64 lo, i64 hi) {
     const geometry *g = job->g;
     const blocking *k = job->blocks;
     i64 bound = spots_bound(k->images, k->rows, k->cols, k->cols + g->w.q), most_o = least(RANGE, g->Og);
-    i64 xs = parts(phases_size(g, k->images, k->rows, k->cols) + 2 * VL, VL) * VL;
+    i64 xs = parts(phases_size(g, job->channels, k->images, k->rows, k->cols) + 2 * VL, VL) * VL;
     real *X = ri_workspace(RI_WS_CONV, (size_t)(xs + most_o * bound * VL) * sizeof(real));
     i64 *offset = ri_workspace(RI_WS_OP, (size_t)(g->K + bound * VL) * sizeof(i64) + (size_t)bound * sizeof(spot));
     if (!X || !offset) return RI_NOMEM;
@@ -615,7 +617,6 @@ static int correlate_items(const correlate_job *job, i64 lo, i64 hi) {
                                    g->O * map, 0, spots, lanes);
                     last = b;
                 }
-                fill_phases(g, job->x, group * g->Cg, &b, X);
                 const real *dy = job->dy + (b.b * g->O + group * g->Og + o0) * map + b.r * g->w.m + b.c;
                 for (i64 o = 0; o < os; o++, dy += map)
                     for (i64 s = 0; s < n; s++) {
@@ -626,10 +627,14 @@ static int correlate_items(const correlate_job *job, i64 lo, i64 hi) {
                         else
                             for (i64 l = 0; l < VL; l++) out[l] = lane[l] >= 0 ? dy[lane[l]] : R(0.0);
                     }
-                for (i64 o = 0; o < os; o += MO)
-                    for (i64 t = 0; t < g->K; t += NK)
-                        correlate_tile(X, offset + t, least(NK, g->K - t), n, spots, D + o * n * VL, least(MO, os - o),
-                                       dweight + o * g->K + t, g->K);
+                for (i64 c = 0; c < g->Cg; c += job->channels) {
+                    i64 end = least(c + job->channels, g->Cg), K = (end - c) * g->h.k * g->w.k;
+                    fill_phases(g, job->x, group * g->Cg + c, group * g->Cg + end, &b, X);
+                    for (i64 o = 0; o < os; o += MO)
+                        for (i64 t = 0; t < K; t += NK)
+                            correlate_tile(X, offset + t, least(NK, K - t), n, spots, D + o * n * VL, least(MO, os - o),
+                                           dweight + o * g->K + c * g->h.k * g->w.k + t, g->K);
+                }
             }
     }
     return RI_OK;
@@ -637,13 +642,19 @@ static int correlate_items(const correlate_job *job, i64 lo, i64 hi) {
 
 static int correlate(const geometry *g, const real *dy, const real *x, real *dweight, int accumulate, int threads) {
     int team = team_for(g, threads), status = RI_OK;
-    i64 size = g->O * g->K;
-    i64 chunks = most(1, least(least(g->B, CHUNKS), ((i64)1 << 22) / size));
+    i64 size = g->O * g->K, map = g->h.m * g->w.m;
+    /* A block should hold some 96 spots, so that summing the lanes of 24 accumulators is a small part of a tile. That
+     * many images make a chunk, and so many channels that their copy fits. */
+    i64 images = 96 * VL / map + 1, rows = least(g->h.m, 96 * VL / g->w.m + 1);
+    i64 chunks = most(1, least(least(g->B / images, CHUNKS), ((i64)1 << 22) / size));
+    i64 unit = g->h.t * g->w.t * (i64)sizeof(real);
+    i64 channels = BLOCK_BYTES / (unit * images * (rows + g->h.q) * (g->w.m + g->w.q));
+    channels = channels >= g->Cg ? g->Cg : most(1, channels / 2 * 2);
     real *partial = ri_workspace(RI_WS_OP2, (size_t)(chunks * size) * sizeof(real));
     if (!partial) return RI_NOMEM;
-    i64 unit = g->Cg * g->h.t * g->w.t * (i64)sizeof(real);
+    unit = most(unit * channels, BLOCK_BYTES / (128 * VL)); /* the copy of dy grows with the block, too */
     blocking blocks = choose_blocks(g, unit, g->h.m, g->h.q, g->w.m, g->w.q, 96, 1);
-    correlate_job job = {g, &blocks, dy, x, partial, chunks};
+    correlate_job job = {g, &blocks, dy, x, partial, chunks, channels};
     i64 items = chunks * g->G * parts(g->Og, RANGE);
     SHARE(correlate_items, &job, items, team, status);
     if (status) return status;

@@ -72,7 +72,7 @@ class _Backprop(Estimator):
         self._rngs = {"train": rng}
         self._params = {"net": initialise(self._net, rng, self.dtype)}
         steps = self.epochs * math.ceil(len(X) / self.batch_size)
-        rates = {"constant": self.lr, "cosine": optim.Cosine(self.lr, steps)}
+        rates: dict[str, optim.Rate] = {"constant": self.lr, "cosine": optim.Cosine(self.lr, steps)}
         if self.schedule not in rates:
             raise ValueError(f"{who}: schedule is {self.schedule!r}, expected one of {', '.join(rates)}")
         self._optimizer = optim.by_name(self.optimizer, rates[self.schedule], self.weight_decay)

@@ -12,14 +12,14 @@ epoch. `read_idx`, `write_idx` and `read_cifar10` read and write single files of
 This package needs NumPy alone; `fetch` also needs pooch and tqdm, and imports them when it is called.
 """
 
-from .catalogue import Info, names
-from .cifar import read_cifar10
-from .dataset import Dataset, batches
-from .download import fetch
-from .errors import DataError, DataNotFound, DownloadError
-from .idx import read_idx, write_idx
-from .registry import info, load, path
-from .verification import Check, verify
+from refimpl.data.catalogue import Info, names
+from refimpl.data.cifar import read_cifar10
+from refimpl.data.dataset import Dataset, batches
+from refimpl.data.download import fetch
+from refimpl.data.errors import DataError, DataNotFound, DownloadError
+from refimpl.data.idx import read_idx, write_idx
+from refimpl.data.registry import info, load, path
+from refimpl.data.verification import Check, verify
 
 __all__ = [
     "Check",

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
-from .errors import DataError
-from .files import take, unpacked
+from refimpl.data.errors import DataError
+from refimpl.data.files import take, unpacked
 
 __all__ = ["RECORD", "SHAPE", "read_cifar10"]
 
@@ -38,7 +38,7 @@ def read_cifar10(path: str | os.PathLike[str], *, records: int | None = None) ->
     if stem.suffix == ".bin":
         images, labels = _read_binary(path, limit)
     else:
-        from .cifar_pickle import read_python_batch
+        from refimpl.data.cifar_pickle import read_python_batch
 
         images, labels = read_python_batch(path, limit)
     if records is not None and len(labels) != records:

@@ -20,8 +20,8 @@ from typing import Any
 
 import numpy as np
 
-from .errors import DataError
-from .files import take_all
+from refimpl.data.errors import DataError
+from refimpl.data.files import take_all
 
 __all__ = ["read_python_batch"]
 

@@ -15,10 +15,10 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import IO, Any, cast
 
-from .catalogue import Info, Published, spec
-from .errors import DataError, DownloadError
-from .files import CHUNK, atomic, digest, unpacked
-from .folders import cache, locate
+from refimpl.data.catalogue import Info, Published, spec
+from refimpl.data.errors import DataError, DownloadError
+from refimpl.data.files import CHUNK, atomic, digest, unpacked
+from refimpl.data.folders import cache, locate
 
 __all__ = ["fetch", "unpack"]
 

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, cast
 
-from .errors import DataError, DataNotFound
+from refimpl.data.errors import DataError, DataNotFound
 
 __all__ = ["CHUNK", "atomic", "digest", "take", "take_all", "unpacked"]
 

@@ -16,11 +16,11 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from .catalogue import Info, spec
-from .digits import FOLDER as DIGITS_FOLDER
-from .digits import IMAGES as DIGITS_IMAGES
-from .digits import LABELS as DIGITS_LABELS
-from .errors import DataNotFound
+from refimpl.data.catalogue import Info, spec
+from refimpl.data.digits import FOLDER as DIGITS_FOLDER
+from refimpl.data.digits import IMAGES as DIGITS_IMAGES
+from refimpl.data.digits import LABELS as DIGITS_LABELS
+from refimpl.data.errors import DataNotFound
 
 __all__ = ["Found", "cache", "cifar_records", "locate", "roots", "search"]
 

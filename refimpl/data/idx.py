@@ -19,8 +19,8 @@ from typing import IO
 
 import numpy as np
 
-from .errors import DataError
-from .files import atomic, take, unpacked
+from refimpl.data.errors import DataError
+from refimpl.data.files import atomic, take, unpacked
 
 __all__ = ["DTYPES", "read_idx", "write_idx"]
 

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import numpy as np
 
-from .catalogue import Info, names, spec
-from .cifar import read_cifar10
-from .dataset import Dataset
-from .digits import N_TRAIN, read_digits
-from .errors import DataError
-from .folders import cifar_records, locate
-from .idx import read_idx
+from refimpl.data.catalogue import Info, names, spec
+from refimpl.data.cifar import read_cifar10
+from refimpl.data.dataset import Dataset
+from refimpl.data.digits import N_TRAIN, read_digits
+from refimpl.data.errors import DataError
+from refimpl.data.folders import cifar_records, locate
+from refimpl.data.idx import read_idx
 
 __all__ = ["info", "load", "names", "path", "read_idx_pair"]
 

@@ -8,13 +8,13 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-from .catalogue import Info, spec
-from .cifar import read_cifar10
-from .digits import read_digits
-from .errors import DataError
-from .files import digest
-from .folders import cifar_records, locate
-from .registry import read_idx_pair
+from refimpl.data.catalogue import Info, spec
+from refimpl.data.cifar import read_cifar10
+from refimpl.data.digits import read_digits
+from refimpl.data.errors import DataError
+from refimpl.data.files import digest
+from refimpl.data.folders import cifar_records, locate
+from refimpl.data.registry import read_idx_pair
 
 __all__ = ["Check", "verify"]
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import gzip
 import lzma
 import os
@@ -299,15 +298,3 @@ print([name for name in {foreign!r} if name in sys.modules])
 """
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert result.stdout == "[]\n"
-
-
-def test_no_file_of_this_floor_imports_another_floor() -> None:
-    folder = Path(data.__file__).parent
-    for file in folder.rglob("*.py"):
-        depth = len(file.relative_to(folder).parts)
-        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.ImportFrom):
-                assert node.level <= depth, f"{file}:{node.lineno} leaves refimpl.data"
-                assert node.level or not (node.module or "").startswith("refimpl")
-            elif isinstance(node, ast.Import):
-                assert not any(alias.name.startswith("refimpl") for alias in node.names)

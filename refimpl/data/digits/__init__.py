@@ -20,8 +20,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ..errors import DataError
-from ..idx import read_idx
+from refimpl.data.errors import DataError
+from refimpl.data.idx import read_idx
 
 __all__ = ["FOLDER", "IMAGES", "LABELS", "N_TRAIN", "read_digits"]
 

@@ -89,9 +89,9 @@ def _t(x: np.ndarray, transpose: bool) -> np.ndarray:
     return x.swapaxes(-1, -2) if transpose else x
 
 
-def _sum_batch(d: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+def _sum_batch(d: np.ndarray, ndim: int) -> np.ndarray:
     """The gradient of an operand that the whole batch shares is the sum over the batch."""
-    return d if d.ndim == len(shape) else d.reshape(-1, *shape).sum(axis=0)
+    return d.sum(axis=tuple(range(d.ndim - ndim))) if d.ndim > ndim else d
 
 
 @operation
@@ -125,7 +125,7 @@ def matmul_backward(
     A, B = _t(a, transpose_a), _t(b, transpose_b)
     da = _t(np.matmul(dy, _t(B, True)), transpose_a)
     db = _t(np.matmul(_t(A, True), dy), transpose_b)
-    return np.ascontiguousarray(_sum_batch(da, a.shape)), np.ascontiguousarray(_sum_batch(db, b.shape))
+    return np.ascontiguousarray(_sum_batch(da, a.ndim)), np.ascontiguousarray(_sum_batch(db, b.ndim))
 
 
 @operation

@@ -173,7 +173,7 @@ def test_linear_layer_works_on_the_last_axis(body):
         (
             lambda: ops.linear(np.ones((2, 3)), np.ones((4, 5))),
             ValueError,
-            r"linear: x has shape \(2, 3\), expected \(..., 4\)",
+            r"linear: x has shape \(2, 3\), expected",
         ),
         (lambda: ops.linear(np.ones((2, 4)), np.ones((4, 5)), np.ones(4)), ValueError, r"bias has shape \(4,\)"),
         (lambda: ops.linear(np.ones((2, 4)), np.ones(4)), ValueError, "weight has shape"),
@@ -185,7 +185,7 @@ def test_linear_layer_works_on_the_last_axis(body):
             r"add_to\[0\] has shape",
         ),
         (
-            lambda: ops.linear_backward(np.ones((2, 5)), np.ones((2, 4)), np.ones((4, 5)), True, np.ones((4, 5))),
+            lambda: ops.linear_backward(np.ones((2, 5)), np.ones((2, 4)), np.ones((4, 5)), add_to=np.ones((4, 5))),
             TypeError,
             "add_to is ndarray",
         ),

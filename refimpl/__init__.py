@@ -1,9 +1,15 @@
 """refimpl: deep-learning papers you can read, step through, import and race.
 
-Importing this package needs NumPy and cffi alone; methods, figures and data are loaded when they are first used.
+Importing this package needs NumPy and cffi alone; methods, figures and data are loaded when they are first used:
+
+    from refimpl import NoProp
+    NoProp(variant="dt", random_state=0).fit(X, y).score(X_test, y_test)
 """
 
 from __future__ import annotations
+
+import importlib
+from typing import Any
 
 from refimpl import ops
 from refimpl._version import __version__
@@ -16,7 +22,17 @@ from refimpl.backends import (
     set_num_threads,
 )
 
+# Loaded on first use (PEP 562): name -> module
+_LAZY = {
+    "BackpropClassifier": "refimpl.baselines",
+    "BackpropRegressor": "refimpl.baselines",
+    "NoProp": "refimpl.methods.local.noprop",
+}
+
 __all__ = [
+    "BackpropClassifier",
+    "BackpropRegressor",
+    "NoProp",
     "__version__",
     "available_backends",
     "backend",
@@ -26,3 +42,13 @@ __all__ = [
     "set_backend",
     "set_num_threads",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY:
+        return getattr(importlib.import_module(_LAZY[name]), name)
+    raise AttributeError(f"module 'refimpl' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_LAZY])

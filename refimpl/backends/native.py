@@ -11,6 +11,7 @@ is registered.
 
 from __future__ import annotations
 
+import importlib
 import os
 import warnings
 from typing import Any
@@ -32,7 +33,7 @@ def _load() -> None:
         why_not = "switched off by REFIMPL_NATIVE=0"
         return
     try:
-        from refimpl import _native
+        _native: Any = importlib.import_module("refimpl._native")
     except ImportError as error:
         why_not = f"the extension is not built or cannot be loaded: {error}"
         warnings.warn(

@@ -1,0 +1,217 @@
+"""What is known about each data set: facts only, no code that reads or downloads.
+
+Checksums are of two kinds: that of a file as published guards a download; that of the unpacked bytes serves for
+checking a copy however it is packed. They read "sha256:..." or "md5:...". None: there is none that could be verified.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+__all__ = ["CATALOGUE", "Info", "Published", "names", "spec"]
+
+
+@dataclass(frozen=True)
+class Published:
+    """A file as its authors publish it: its name, its size in bytes, its checksum."""
+
+    name: str
+    size: int
+    checksum: str | None
+
+
+@dataclass(frozen=True)
+class Info:
+    """One data set: what it is, who made it, where it comes from.
+
+    `shape` is (C, H, W) of an image, `n_train` and `n_test` the published numbers of images, `classes` the name of each
+    label. `downloads` are the files that are fetched, each from the first of the `mirrors` (addresses of folders) that
+    delivers it; when that is one archive, `members` are the files it holds. `contents` maps file names without .gz or
+    .xz to the checksum of their unpacked bytes.
+    """
+
+    name: str
+    title: str
+    source: str
+    licence: str
+    n_classes: int
+    shape: tuple[int, int, int]
+    n_train: int
+    n_test: int
+    classes: tuple[str, ...]
+    mirrors: tuple[str, ...] = ()
+    downloads: tuple[Published, ...] = ()
+    members: tuple[Published, ...] = ()
+    contents: tuple[tuple[str, str | None], ...] = ()
+
+    @property
+    def download_bytes(self) -> int:
+        """Bytes that a fetch brings over the network."""
+        return sum(file.size for file in self.downloads)
+
+
+DIGITS = Info(
+    name="digits",
+    title="Optical recognition of handwritten digits, 8x8 pixels (embedded)",
+    source="E. Alpaydin, C. Kaynak: Optical Recognition of Handwritten Digits. UCI Machine Learning Repository, 1998. "
+    "DOI 10.24432/C50P49. Copy as distributed with scikit-learn's load_digits.",
+    licence="CC BY 4.0",
+    n_classes=10,
+    shape=(1, 8, 8),
+    n_train=1415,
+    n_test=382,
+    classes=tuple("0123456789"),
+    contents=(
+        ("digits-images-idx3-ubyte", "sha256:359cd13f0f514122884198b78a131df597421cbf5e93a76678fa96fc548f0d96"),
+        ("digits-labels-idx1-ubyte", "sha256:ce71631c1f31ce56fa54f31d1d498fafacff59b001e6c30c4a5e29508aa277ad"),
+    ),
+)
+
+MNIST = Info(
+    name="mnist",
+    title="MNIST handwritten digits, 28x28 pixels",
+    source="Y. LeCun, C. Cortes, C. J. C. Burges: The MNIST database of handwritten digits.",
+    licence="none stated",
+    n_classes=10,
+    shape=(1, 28, 28),
+    n_train=60_000,
+    n_test=10_000,
+    classes=tuple("0123456789"),
+    mirrors=(
+        "https://ossci-datasets.s3.amazonaws.com/mnist/",
+        "https://storage.googleapis.com/cvdf-datasets/mnist/",
+    ),
+    downloads=(
+        Published(
+            "train-images-idx3-ubyte.gz",
+            9_912_422,
+            "sha256:440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609",
+        ),
+        Published(
+            "train-labels-idx1-ubyte.gz",
+            28_881,
+            "sha256:3552534a0a558bbed6aed32b30c495cca23d567ec52cac8be1a0730e8010255c",
+        ),
+        Published(
+            "t10k-images-idx3-ubyte.gz",
+            1_648_877,
+            "sha256:8d422c7b0a1c1c79245a5bcf07fe86e33eeafee792b84584aec276f5a2dbc4e6",
+        ),
+        Published(
+            "t10k-labels-idx1-ubyte.gz",
+            4_542,
+            "sha256:f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6",
+        ),
+    ),
+    contents=(
+        ("train-images-idx3-ubyte", "sha256:ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db"),
+        ("train-labels-idx1-ubyte", "sha256:65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5"),
+        ("t10k-images-idx3-ubyte", "sha256:0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7"),
+        ("t10k-labels-idx1-ubyte", "sha256:ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2"),
+    ),
+)
+
+FASHION_MNIST = Info(
+    name="fashion-mnist",
+    title="Fashion-MNIST articles of clothing, 28x28 pixels",
+    source="H. Xiao, K. Rasul, R. Vollgraf: Fashion-MNIST: a Novel Image Dataset for Benchmarking Machine Learning "
+    "Algorithms. 2017. arXiv:1708.07747",
+    licence="MIT",
+    n_classes=10,
+    shape=(1, 28, 28),
+    n_train=60_000,
+    n_test=10_000,
+    classes=(
+        "T-shirt/top",
+        "trouser",
+        "pullover",
+        "dress",
+        "coat",
+        "sandal",
+        "shirt",
+        "sneaker",
+        "bag",
+        "ankle boot",
+    ),
+    # The authors' own address knows no https; what comes is judged by its checksum.
+    mirrors=("http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/",),
+    downloads=(
+        Published(
+            "train-images-idx3-ubyte.gz",
+            26_421_880,
+            "sha256:3aede38d61863908ad78613f6a32ed271626dd12800ba2636569512369268a84",
+        ),
+        Published(
+            "train-labels-idx1-ubyte.gz",
+            29_515,
+            "sha256:a04f17134ac03560a47e3764e11b92fc97de4d1bfaf8ba1a3aa29af54cc90845",
+        ),
+        Published(
+            "t10k-images-idx3-ubyte.gz",
+            4_422_102,
+            "sha256:346e55b948d973a97e58d2351dde16a484bd415d4595297633bb08f03db6a073",
+        ),
+        Published(
+            "t10k-labels-idx1-ubyte.gz",
+            5_148,
+            "sha256:67da17c76eaffca5446c3361aaab5c3cd6d1c2608764d35dfb1850b086bf8dd5",
+        ),
+    ),
+    contents=(
+        ("train-images-idx3-ubyte", "sha256:c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888"),
+        ("train-labels-idx1-ubyte", "sha256:bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9"),
+        ("t10k-images-idx3-ubyte", "sha256:5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b"),
+        ("t10k-labels-idx1-ubyte", "sha256:0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34"),
+    ),
+)
+
+# Batches 3, 4 and the test batch have no published checksum of their own.
+_CIFAR_10_CONTENTS: tuple[tuple[str, str | None], ...] = (
+    ("data_batch_1.bin", "sha256:cee916563c9f80d84e3cc88e17fdc0941787f1244f00a67874d45b261883ada5"),
+    ("data_batch_2.bin", "sha256:a591ca11fa1708a91ee40f54b3da4784ccd871ecf2137de63f51ada8b3fa57ed"),
+    ("data_batch_3.bin", None),
+    ("data_batch_4.bin", None),
+    ("data_batch_5.bin", "md5:53f37980c15c3d472c316c40844f3f0d"),
+    ("test_batch.bin", None),
+)
+
+# The first records of data_batch_5.bin and test_batch.bin.
+_CIFAR_10_PARTS: tuple[tuple[str, str | None], ...] = (
+    ("data_batch_5_first2500.bin", "sha256:50e0e19fec9332e633c1e905f8ed9974e85e4d731368edbccf13c69e2affb565"),
+    ("test_batch_first1000.bin", "sha256:8314c96d7cd65618193bab23acdd5d4c4af15bf6dd00a1781d55beedf3be1ef5"),
+)
+
+CIFAR_10 = Info(
+    name="cifar-10",
+    title="CIFAR-10 colour images, 32x32 pixels",
+    source="A. Krizhevsky: Learning Multiple Layers of Features from Tiny Images. 2009.",
+    licence="none stated",
+    n_classes=10,
+    shape=(3, 32, 32),
+    n_train=50_000,
+    n_test=10_000,
+    classes=("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"),
+    mirrors=("https://www.cs.toronto.edu/~kriz/",),
+    # The author publishes an MD5 of the archive, and no other checksum. MD5 guards against damage, not against malice;
+    # what is unpacked is judged again: member names, sizes, record format, and the checksums below.
+    downloads=(Published("cifar-10-binary.tar.gz", 170_052_171, "md5:c32a1d4ab5d03f1284b67883e8d87530"),),
+    members=(
+        *(Published(name, 10_000 * 3073, checksum) for name, checksum in _CIFAR_10_CONTENTS),
+        Published("batches.meta.txt", 61, "sha256:558e74b5e208382e186da55784b4bac2cd52e558448e1b5800990fdb28ed8033"),
+    ),
+    contents=_CIFAR_10_CONTENTS + _CIFAR_10_PARTS,
+)
+
+CATALOGUE: dict[str, Info] = {info.name: info for info in (DIGITS, MNIST, FASHION_MNIST, CIFAR_10)}
+
+
+def names() -> list[str]:
+    """The data sets that `load` knows, smallest first."""
+    return list(CATALOGUE)
+
+
+def spec(name: str) -> Info:
+    """What is known about one data set. Raises ValueError for a name that is not in `names()`."""
+    if name not in CATALOGUE:
+        raise ValueError(f"unknown data set {name!r}, expected one of {', '.join(names())}")
+    return CATALOGUE[name]

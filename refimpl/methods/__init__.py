@@ -1,0 +1,20 @@
+"""Floor 5: one paper, one module. Modules are imported when first asked for."""
+
+from __future__ import annotations
+
+import importlib
+from types import ModuleType
+
+MODULES = {"noprop": "refimpl.methods.local.noprop"}  # slug -> module
+
+
+def slugs() -> list[str]:
+    """Slugs of all methods, sorted."""
+    return sorted(MODULES)
+
+
+def module(slug: str) -> ModuleType:
+    """The method's module. Raises ValueError for an unknown slug."""
+    if slug not in MODULES:
+        raise ValueError(f"no method named {slug!r}, expected one of {', '.join(slugs())}")
+    return importlib.import_module(MODULES[slug])

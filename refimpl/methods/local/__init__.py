@@ -1,0 +1,1 @@
+"""Local learning: layers or blocks that learn from targets of their own."""

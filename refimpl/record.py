@@ -1,0 +1,142 @@
+"""Floor 4: what a method's module says about itself, in a form that the lab can run without knowing the method.
+
+A method's module holds
+    PAPER = Paper(...)                               where it comes from
+    def experiment(data, seed, settings) -> Experiment    what `refimpl run` trains: the method, its variants and
+    baselines @claim(...) def ...(setting) -> dict             sentences of the paper as measurements def race() ->
+    list[Step]                         one training step for the benchmark, per backend and in PyTorch
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from refimpl.data import Dataset
+from refimpl.estimator import Estimator
+
+HOLDS, FAILS, NOT_HERE = "holds", "does not hold", "not at this scale"
+
+
+@dataclass(frozen=True)
+class Paper:
+    """Bibliographic record of a method."""
+
+    slug: str
+    family: str
+    title: str
+    authors: tuple[str, ...]
+    year: int
+    arxiv: str
+    idea: str  # one or two sentences in our own words
+
+
+@dataclass(frozen=True)
+class Contender:
+    """One learner of an experiment, under the name that tables and figures show."""
+
+    name: str
+    learner: Estimator
+    role: str = "method"  # or "baseline"
+
+    def __post_init__(self):
+        if self.role not in ("method", "baseline"):
+            raise ValueError(f"Contender: role is {self.role!r}, expected 'method' or 'baseline'")
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """What `refimpl run` does: train every contender on the same data, tabulate, draw.
+
+    `draw(figure, results)` fills a matplotlib figure; results are dicts with name, role, learner (fitted),
+    test_accuracy, seconds, peak_bytes, history.
+    """
+
+    contenders: Sequence[Contender]
+    data: Dataset
+    draw: Callable[[Any, list[dict[str, Any]]], None] | None = None
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What a claim's measurement gets: one data set, one seed, and where to tell how far it is."""
+
+    data: Dataset | None
+    data_name: str
+    seed: int
+    quick: bool = False
+    out: Path | None = None
+    tell: Callable[[str], None] = field(default=lambda message: None)
+
+    def rng(self) -> np.random.Generator:
+        return np.random.default_rng(self.seed)
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A sentence of a paper turned into a measurement.
+
+    `measure(setting)` returns numbers for one seed; `judge(list of them)` returns (holds, note) from all seeds. The
+    threshold comes from the paper's card, before the run, and is text here because `judge` is where it is applied.
+    `data` names the sets it runs on ("" for a claim that needs none); `quick_judged` False marks a claim whose quick
+    mode is too small to decide (its verdict is then "not at this scale").
+    """
+
+    slug: str
+    id: str
+    sentence: str
+    threshold: str
+    data: tuple[str, ...]
+    measure: Callable[[Setting], Mapping[str, Any]]
+    judge: Callable[[list[Mapping[str, Any]]], tuple[bool, str]]
+    draw: Callable[[Any, list[Mapping[str, Any]]], None] | None = None
+    quick_judged: bool = False
+
+
+_claims: dict[str, dict[str, Claim]] = {}
+
+
+def claim(
+    slug: str,
+    id: str,
+    sentence: str,
+    threshold: str,
+    judge: Callable[[list[Mapping[str, Any]]], tuple[bool, str]],
+    data: tuple[str, ...] = ("",),
+    draw: Callable[[Any, list[Mapping[str, Any]]], None] | None = None,
+    quick_judged: bool = False,
+) -> Callable[[Callable[[Setting], Mapping[str, Any]]], Claim]:
+    """Decorator that registers a measurement as a claim of `slug`; ids are unique within a slug."""
+
+    def register(measure: Callable[[Setting], Mapping[str, Any]]) -> Claim:
+        entry = Claim(slug, id, sentence, threshold, data, measure, judge, draw, quick_judged)
+        if id in _claims.setdefault(slug, {}):
+            raise ValueError(f"claim {slug}/{id} is registered twice")
+        _claims[slug][id] = entry
+        return entry
+
+    return register
+
+
+def claims(slug: str) -> list[Claim]:
+    """The registered claims of a method, in the order of its module (import the module first)."""
+    return list(_claims.get(slug, {}).values())
+
+
+@dataclass(frozen=True)
+class Step:
+    """One entry of the race: `make()` prepares data and parameters and returns a function that does one training step.
+
+    `make_torch(torch)` does the same in PyTorch. `flops` is the number of floating-point operations of one step.
+    """
+
+    name: str
+    shape: str
+    dtype: str
+    make: Callable[[], Callable[[], Any]]
+    make_torch: Callable[[Any], Callable[[], Any]] | None = None
+    flops: float | None = None

@@ -1,0 +1,130 @@
+"""Every layer's backward pass against central differences in float64, for its input and all its parameters."""
+
+import inspect
+
+import numpy as np
+import pytest
+
+from refimpl import nn
+from refimpl.backends import backend
+from refimpl.nn import layers
+from tests.harness import central_differences, relative_error
+
+IMAGE = (2, 4, 6, 5)
+CASES = {
+    "Linear": (nn.Linear(5, 3), (2, 4, 5)),
+    "Linear without bias": (nn.Linear(5, 3, bias=False), (4, 5)),
+    "Conv2d": (nn.Conv2d(4, 6, 3, stride=2, padding=1, groups=2), IMAGE),
+    "Conv1d": (nn.Conv1d(4, 3, 3, padding=1, dilation=2), (2, 4, 9)),
+    "ConvTranspose2d": (nn.ConvTranspose2d(4, 3, 3, stride=2, padding=1, output_padding=1), IMAGE),
+    "MaxPool2d": (nn.MaxPool2d(2), IMAGE),
+    "AvgPool2d": (nn.AvgPool2d(3, stride=2, padding=1), IMAGE),
+    "GlobalAvgPool2d": (nn.GlobalAvgPool2d(), IMAGE),
+    "Upsample2d": (nn.Upsample2d(2, "bilinear"), IMAGE),
+    "Upsample2d nearest": (nn.Upsample2d(3, "nearest"), IMAGE),
+    "Reshape": (nn.Reshape((10, 12)), IMAGE),
+    "Flatten": (nn.Flatten(), IMAGE),
+    "LayerNorm": (nn.LayerNorm(7), (3, 2, 7)),
+    "RMSNorm": (nn.RMSNorm(7), (3, 2, 7)),
+    "GroupNorm": (nn.GroupNorm(4, 2), IMAGE),
+    "BatchNorm": (nn.BatchNorm(4), IMAGE),
+    "Dropout": (nn.Dropout(0.4), (5, 6)),
+    **{f"Activation {n}": (nn.Activation(n), (3, 5)) for n in ("identity", *layers._FROM_OUTPUT, *layers._FROM_INPUT)},
+    "Sequential": (nn.Sequential(nn.Linear(5, 4), nn.Activation("tanh"), nn.Linear(4, 2)), (3, 5)),
+    "Residual": (nn.Residual(nn.Sequential(nn.Linear(5, 5), nn.Activation("silu"))), (3, 5)),
+    "Residual with shortcut": (nn.Residual(nn.Linear(5, 2), nn.Linear(5, 2)), (3, 5)),
+    "Concat": (nn.Concat(a=nn.Linear(5, 2), b=nn.Sequential(nn.Activation("tanh"), nn.Linear(5, 3))), (3, 5)),
+    "repeat": (nn.repeat(nn.Sequential(nn.Linear(5, 5), nn.Activation("tanh")), 3), (3, 5)),
+}
+
+
+def test_every_layer_has_a_case():
+    names = {n for n, c in vars(layers).items() if inspect.isclass(c) and issubclass(c, nn.Layer) and n[0] != "_"}
+    assert names - {"Layer", "Embedding"} <= {case.split()[0] for case in CASES}
+
+
+@pytest.mark.parametrize("train", [False, True])
+@pytest.mark.parametrize("body", ["numpy", "native"])
+@pytest.mark.parametrize("case", CASES)
+def test_layer_backward_equals_central_differences(case, body, train):
+    layer, shape = CASES[case]
+    rng = np.random.default_rng(3)
+    params = nn.initialise(layer, rng, "float64")
+    params.flat += 0.1 * rng.standard_normal(params.size)
+    state = params.state.copy()
+    x = rng.standard_normal(shape)
+
+    def forward():
+        params.state[...] = state  # running statistics move in training; each evaluation starts from the same
+        return layer.forward(params, x, train, np.random.default_rng(5))
+
+    with backend(body):
+        y, saved = forward()
+        dy = rng.standard_normal(y.shape)
+        grads = params.zeros_like()
+        grads.flat += 1.0  # backward adds
+        dx = layer.backward(params, grads, saved, dy)
+        again = layer.backward(params, second := params.zeros_like(), saved, dy)
+        assert np.array_equal(again, dx) and np.allclose(second.flat + 1, grads.flat, atol=1e-12)
+
+        def loss():
+            return float((forward()[0] * dy).sum())
+
+        assert relative_error(dx, central_differences(loss, x)) < 1e-6
+        assert relative_error(grads.flat - 1, central_differences(loss, params.flat)) < 1e-6
+
+
+def test_embedding_adds_rows():
+    layer = nn.Embedding(4, 2)
+    params = nn.initialise(layer, np.random.default_rng(0), "float64")
+    index = np.array([[1, 3, 1]])
+    y, saved = layer.forward(params, index)
+    assert np.array_equal(y[0, 0], params["table"][1])
+    grads = params.zeros_like()
+    assert layer.backward(params, grads, saved, np.ones_like(y)) is None
+    assert grads["table"].tolist() == [[0, 0], [2, 2], [0, 0], [1, 1]]
+
+
+def test_first_layer_skips_the_gradient_of_its_input():
+    net = nn.Sequential(nn.Linear(3, 4), nn.Activation("relu"), nn.Linear(4, 2))
+    params = nn.initialise(net, np.random.default_rng(0))
+    y, saved = net.forward(params, np.ones((2, 3), np.float32))
+    with_dx, without = params.zeros_like(), params.zeros_like()
+    assert net.backward(params, with_dx, saved, np.ones_like(y)).shape == (2, 3)
+    assert net.backward(params, without, saved, np.ones_like(y), need_dx=False) is None
+    assert np.array_equal(with_dx.flat, without.flat)
+
+
+def test_batchnorm_running_statistics_approach_those_of_the_data():
+    layer = nn.BatchNorm(3, momentum=0.5)
+    params = nn.initialise(layer, np.random.default_rng(0), "float64")
+    x = np.random.default_rng(1).normal(2.0, 3.0, (64, 3, 4, 4))
+    for _ in range(40):
+        layer.forward(params, x, train=True)
+    assert np.allclose(params["mean"], x.mean((0, 2, 3)))
+    assert np.allclose(params["variance"], x.var((0, 2, 3), ddof=1))
+    assert np.allclose(layer.apply(params, x), layer.forward(params, x, train=True)[0], atol=1e-2)
+
+
+def test_dropout_is_the_identity_at_inference_and_unbiased_in_training():
+    layer = nn.Dropout(0.3)
+    x = np.ones((200, 200), np.float32)
+    assert layer.apply(nn.Params({}), x) is x
+    y, _ = layer.forward(nn.Params({}), x, train=True, rng=np.random.default_rng(0))
+    assert abs(y.mean() - 1) < 0.02 and set(np.unique(y)) == {np.float32(0), np.float32(1 / 0.7)}
+    with pytest.raises(ValueError, match="needs rng"):
+        layer.forward(nn.Params({}), x, train=True)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: nn.Activation("swoosh"), "expected one of identity"),
+        (lambda: nn.Dropout(1.0), "0 <= rate < 1"),
+        (lambda: nn.Upsample2d(2, "cubic"), "'nearest' or 'bilinear'"),
+        (lambda: nn.Sequential(nn.Flatten(), a=nn.Flatten()), "all by position or all by name"),
+    ],
+)
+def test_bad_descriptions_are_refused_at_once(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()

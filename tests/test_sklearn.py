@@ -1,0 +1,25 @@
+"""scikit-learn's own estimator checks on our learners (skipped where scikit-learn is not installed)."""
+
+import pytest
+
+pytest.importorskip("sklearn")
+from sklearn.utils.estimator_checks import parametrize_with_checks
+
+from refimpl import BackpropClassifier, BackpropRegressor, NoProp
+
+# Small data, few rows: the defaults are made for more, so the checks get more epochs and a larger step.
+LEARNERS = [
+    BackpropClassifier(epochs=60, lr=1e-2, batch_size=32, random_state=0),
+    BackpropRegressor(epochs=60, lr=1e-2, batch_size=32, random_state=0),
+    NoProp(variant="dt", random_state=0),
+    NoProp(variant="ct", random_state=0),
+    NoProp(variant="fm", random_state=0),
+]
+
+# Checks that a learner is allowed to fail, each with the reason.
+EXCEPT: dict[str, str] = {}
+
+
+@parametrize_with_checks(LEARNERS, expected_failed_checks=lambda estimator: EXCEPT)
+def test_scikit_learn_estimator_check(estimator, check):
+    check(estimator)

@@ -287,9 +287,26 @@ int RI_INTERNAL(gemm)(int ta, int tb, i64 M, i64 N, i64 K, const real *a, i64 ld
 int RI_INTERNAL(gemm_batch)(int ta, int tb, i64 batch, i64 M, i64 N, i64 K, const real *a, i64 lda, i64 a_step,
                             const real *b, i64 ldb, i64 b_step, int accumulate, real *c, i64 ldc, i64 c_step,
                             int threads) {
+    if (batch <= 0 || M <= 0 || N <= 0 || K <= 0) {
+        if (c_step == 0) batch = 1; /* an empty sum */
+        for (i64 i = 0; i < batch; i++) {
+            product p = {ta, tb, M, N, 0, NULL, lda, NULL, ldb, NULL, accumulate, c + i * c_step, ldc};
+            int status = run(&p, 1);
+            if (status != RI_OK) return status;
+        }
+        return RI_OK;
+    }
+    /* Matrices that follow each other are one tall matrix: with a shared b, rows of A and C; for a sum over the batch,
+     * steps of K. */
+    int rows_follow = !ta && b_step == 0 && a_step == M * lda && c_step == M * ldc;
+    int steps_follow = c_step == 0 && ta && !tb && a_step == K * lda && b_step == K * ldb;
+    if (rows_follow) M *= batch;
+    if (steps_follow) K *= batch;
+    if (rows_follow || steps_follow) batch = 1;
+
     /* One matrix a thread where that keeps the team busy, else the team goes through the matrices together. */
     int team = ri_team(threads, cost(batch, M, N, K));
-    if (team > 1 && batch >= team) {
+    if (team > 1 && batch >= team && c_step != 0) {
         int failed = RI_OK;
 #pragma omp parallel for schedule(static) num_threads(team)
         for (i64 i = 0; i < batch; i++) {
@@ -303,7 +320,8 @@ int RI_INTERNAL(gemm_batch)(int ta, int tb, i64 batch, i64 M, i64 N, i64 K, cons
         return failed;
     }
     for (i64 i = 0; i < batch; i++) {
-        product p = {ta, tb, M, N, K, a + i * a_step, lda, b + i * b_step, ldb, NULL, accumulate, c + i * c_step, ldc};
+        int add = accumulate || (c_step == 0 && i > 0);
+        product p = {ta, tb, M, N, K, a + i * a_step, lda, b + i * b_step, ldb, NULL, add, c + i * c_step, ldc};
         int status = run(&p, threads);
         if (status != RI_OK) return status;
     }

@@ -6,4 +6,8 @@ Importing this package registers every mirror; without the C core it registers n
 from refimpl.backends import native
 
 if native.lib is not None:
-    from refimpl.ops.native import activation, attention  # noqa: F401
+    from refimpl.ops.native import (  # noqa: F401
+        activation,
+        attention,
+        matmul,
+    )

@@ -91,7 +91,7 @@ def _(args, outs, eps):
     (the score's own size) plus log's."""
     _, _, v, _, s, error = _probabilities(args, eps)
     S = s.shape[-1]
-    y, lse = outs
+    lse = outs[1]
     m = s.max(axis=-1, keepdims=True, initial=-np.inf)
     p = np.exp(s - np.where(np.isneginf(m), 0, m))
     total = p.sum(axis=-1, keepdims=True)

@@ -9,5 +9,9 @@ if native.lib is not None:
     from refimpl.ops.native import (  # noqa: F401
         activation,
         attention,
+        embedding,
         matmul,
+        rotary,
+        segment,
+        sparse,
     )

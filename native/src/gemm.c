@@ -147,31 +147,30 @@ static void pack_rows(const real *x, i64 sx, i64 w, i64 kc, i64 width, real *out
     }
 }
 
-/* The same where the `w` rows are consecutive for each k and the steps of k lie `sx` apart. */
+/* The same where the `w` rows are consecutive for each k and the steps of k lie `sx` apart. Whole vectors are copied as
+ * long as that reads no further than the last element; what lies past `w` is never looked at. */
 INLINE void pack_columns(const real *x, i64 sx, i64 w, i64 kc, i64 width, real *out) {
-    if (w == width) {
-        for (i64 k = 0; k < kc; k++) {
-            i64 i = 0;
-            for (; i + VL <= width; i += VL) store(out + k * width + i, load(x + k * sx + i));
-            for (; i < width; i++) out[k * width + i] = x[k * sx + i];
-        }
-        return;
+    i64 whole = up(w, VL), safe = kc - (whole - w + sx - 1) / sx;
+    for (i64 k = 0; k < safe; k++) {
+        for (i64 i = 0; i < whole; i += VL) store(out + k * width + i, load(x + k * sx + i));
+        for (i64 i = whole; i < width; i++) out[k * width + i] = 0;
     }
-    for (i64 k = 0; k < kc; k++) {
+    for (i64 k = safe > 0 ? safe : 0; k < kc; k++) {
         for (i64 i = 0; i < width; i++) out[k * width + i] = i < w ? x[k * sx + i] : 0;
     }
 }
 
-/* `n` rows of op(X) and `kc` steps into slivers of `width` rows: out[sliver][k][width], padded with zeros. Element
+/* `n` rows of op(X) and `kc` steps into slivers of `width` rows: out[sliver][k][width], padded. Element
  * (i, k) of op(X) lies at x[i * si + k * sk]; one of the strides is 1. */
 static void pack(const real *x, i64 si, i64 sk, i64 n, i64 kc, i64 width, real *out) {
     for (i64 i = 0; i < n; i += width, out += width * kc) {
+        i64 w = least(width, n - i);
         if (si != 1)
-            pack_rows(x + i * si, si, least(width, n - i), kc, width, out);
-        else if (width == NR)
-            pack_columns(x + i, sk, least(width, n - i), kc, NR, out);
+            pack_rows(x + i * si, si, w, kc, width, out);
+        else if (w == NR && width == NR)
+            pack_columns(x + i, sk, NR, kc, NR, out);
         else
-            pack_columns(x + i, sk, least(width, n - i), kc, width, out);
+            pack_columns(x + i, sk, w, kc, width, out);
     }
 }
 
@@ -241,7 +240,8 @@ typedef void kernel(i64 kc, const real *a, i64 m, const real *b, i64 sb, i64 n, 
 #define ENTRY(R) {kernel_##R##_1, kernel_##R##_2}
 
 KERNEL(1)
-KERNEL(2) KERNEL(3) KERNEL(4) KERNEL(5) KERNEL(6)
+KERNEL(2)
+KERNEL(3) KERNEL(4) KERNEL(5) KERNEL(6)
 #if MR > 6
     KERNEL(7) KERNEL(8) KERNEL(9) KERNEL(10) KERNEL(11) KERNEL(12)
 #endif

@@ -9,6 +9,8 @@
  * Roofline: 2 M N K operations on M K + K N + M N elements; packed, each loaded vector of B meets MR rows of A and the
  * kernel is bound by its MR * NV multiply-adds a step. Packing costs one pass over A and B.
  *
+ * A product with a few rows or columns only is bound by reading its large operand once; it takes another way, unpacked.
+ *
  * An element of C is the sum over blocks of KC of sums over k in order, whichever thread or tile it falls to.
  */
 #include "gemm.h"
@@ -241,7 +243,8 @@ typedef void kernel(i64 kc, const real *a, i64 m, const real *b, i64 sb, i64 n, 
 
 KERNEL(1)
 KERNEL(2)
-KERNEL(3) KERNEL(4) KERNEL(5) KERNEL(6)
+KERNEL(3)
+KERNEL(4) KERNEL(5) KERNEL(6)
 #if MR > 6
     KERNEL(7) KERNEL(8) KERNEL(9) KERNEL(10) KERNEL(11) KERNEL(12)
 #endif
@@ -281,6 +284,184 @@ static void block(int h, i64 mc, i64 kc, i64 j0, i64 j1, const real *a, const re
             run(kc, a + i * kc, least(h, mc - i), b + j * kc, NR, n, bias ? bias + j : NULL, add, c + i * ldc + j, ldc);
         }
     }
+}
+
+/* Nanoseconds of a product on one thread, about (never more than fits an i64). */
+static i64 cost(i64 batch, i64 M, i64 N, i64 K) {
+    double ns = (double)batch * (double)M * (double)N * (double)K / (double)(6 * VL);
+    return ns < 1e15 ? (i64)ns : (i64)1e15;
+}
+
+/* ------------------------------------------------------------------------------------------------ thin products */
+
+/* At most THIN rows (or columns) of C: each element of the other operand is used THIN times or less, so that memory is
+ * the limit and packing would double the traffic. out[r * out_r + j * out_j] = (add ? out : 0) + sum_k x[r][k] Y(j, k)
+ * + bias, for the columns j in [j0, j1). x is R x K, contiguous; bias[r * bias_r + j * bias_j] or NULL. */
+#define THIN 4
+#define CHUNK 512
+
+typedef struct {
+    i64 R, n, K;
+    const real *x, *y;
+    i64 y_j, y_k;
+    const real *bias;
+    i64 bias_r, bias_j;
+    int add;
+    real *out;
+    i64 out_r, out_j;
+} thin;
+
+INLINE void put(const thin *p, i64 r, i64 j, real sum) {
+    real *to = p->out + r * p->out_r + j * p->out_j;
+    if (p->bias) sum += p->bias[r * p->bias_r + j * p->bias_j];
+    *to = p->add ? *to + sum : sum;
+}
+
+/* sum (R x CHUNK) += G steps of K, read as G streams along j. Inlined with constants R and G. */
+INLINE void add_steps(const int R, const int G, const real *x, i64 K, const real *y, i64 y_k, i64 n, real *sum) {
+    i64 j = 0;
+    for (; j + VL <= n; j += VL) {
+        vec t[THIN];
+#pragma GCC unroll 4
+        for (int r = 0; r < R; r++) t[r] = load(sum + r * CHUNK + j);
+#pragma GCC unroll 8
+        for (int g = 0; g < G; g++) {
+            vec v = load(y + g * y_k + j);
+#pragma GCC unroll 4
+            for (int r = 0; r < R; r++) t[r] += x[r * K + g] * v;
+        }
+#pragma GCC unroll 4
+        for (int r = 0; r < R; r++) store(sum + r * CHUNK + j, t[r]);
+    }
+    for (; j < n; j++) {
+        for (int r = 0; r < R; r++) {
+            real t = sum[r * CHUNK + j];
+            for (int g = 0; g < G; g++) t += x[r * K + g] * y[g * y_k + j];
+            sum[r * CHUNK + j] = t;
+        }
+    }
+}
+
+/* Y consecutive along j */
+INLINE void thin_rows(const int R, const thin *p, i64 j0, i64 j1) {
+    real sum[THIN * CHUNK];
+    for (i64 j = j0; j < j1; j += CHUNK) {
+        i64 n = least(CHUNK, j1 - j), k = 0;
+        memset(sum, 0, sizeof(real) * (size_t)(R * CHUNK));
+        for (; k + 8 <= p->K; k += 8) add_steps(R, 8, p->x + k, p->K, p->y + k * p->y_k + j, p->y_k, n, sum);
+        for (; k < p->K; k++) add_steps(R, 1, p->x + k, p->K, p->y + k * p->y_k + j, p->y_k, n, sum);
+        for (i64 r = 0; r < R; r++) {
+            for (i64 q = 0; q < n; q++) put(p, r, j + q, sum[r * CHUNK + q]);
+        }
+    }
+}
+
+/* the lanes of v, added by halves */
+INLINE real total(vec v) {
+    real lane[LANES];
+    memcpy(lane, &v, sizeof lane);
+#pragma GCC unroll 4
+    for (int half = LANES / 2; half > 0; half /= 2) {
+#pragma GCC unroll 8
+        for (int i = 0; i < half; i++) lane[i] += lane[i + half];
+    }
+    return lane[0];
+}
+
+/* Y consecutive along k: R x J dot products at a time */
+INLINE void dots(const int R, const int J, const thin *p, i64 j) {
+    const real *y = p->y + j * p->y_j;
+    vec t[THIN][8];
+#pragma GCC unroll 4
+    for (int r = 0; r < R; r++) {
+#pragma GCC unroll 8
+        for (int q = 0; q < J; q++) t[r][q] = (vec){0};
+    }
+    i64 k = 0;
+    for (; k + VL <= p->K; k += VL) {
+        vec x[THIN];
+#pragma GCC unroll 4
+        for (int r = 0; r < R; r++) x[r] = load(p->x + r * p->K + k);
+#pragma GCC unroll 8
+        for (int q = 0; q < J; q++) {
+            vec v = load(y + q * p->y_j + k);
+#pragma GCC unroll 4
+            for (int r = 0; r < R; r++) t[r][q] += x[r] * v;
+        }
+    }
+#pragma GCC unroll 4
+    for (int r = 0; r < R; r++) {
+#pragma GCC unroll 8
+        for (int q = 0; q < J; q++) {
+            real sum = total(t[r][q]);
+            for (i64 i = k; i < p->K; i++) sum += p->x[r * p->K + i] * y[q * p->y_j + i];
+            put(p, r, j + q, sum);
+        }
+    }
+}
+
+INLINE void thin_dots(const int R, const int J, const thin *p, i64 j0, i64 j1) {
+    i64 j = j0;
+    for (; j + J <= j1; j += J) dots(R, J, p, j);
+    for (; j < j1; j++) dots(R, 1, p, j);
+}
+
+static void thin_part(const thin *p, i64 j0, i64 j1) {
+    if (p->y_k == 1) {
+        if (p->R == 1)
+            thin_dots(1, 8, p, j0, j1);
+        else if (p->R == 2)
+            thin_dots(2, 4, p, j0, j1);
+        else if (p->R == 3)
+            thin_dots(3, BYTES == 64 ? 4 : 2, p, j0, j1);
+        else
+            thin_dots(4, BYTES == 64 ? 4 : 2, p, j0, j1);
+    } else {
+        if (p->R == 1)
+            thin_rows(1, p, j0, j1);
+        else if (p->R == 2)
+            thin_rows(2, p, j0, j1);
+        else if (p->R == 3)
+            thin_rows(3, p, j0, j1);
+        else
+            thin_rows(4, p, j0, j1);
+    }
+}
+
+static int thin_product(const product *p, int threads) {
+    thin t = {.K = p->K, .bias = p->bias, .add = p->accumulate};
+    const real *x;
+    i64 x_r, x_k;
+    if (p->M <= THIN) { /* x is op(A), Y is op(B)^T */
+        t.R = p->M, t.n = p->N, t.y = p->b, t.y_j = p->tb ? p->ldb : 1, t.y_k = p->tb ? 1 : p->ldb;
+        t.bias_r = 0, t.bias_j = 1, t.out = p->c, t.out_r = p->ldc, t.out_j = 1;
+        x = p->a, x_r = p->ta ? 1 : p->lda, x_k = p->ta ? p->lda : 1;
+    } else { /* x is op(B)^T, Y is op(A), C is written transposed */
+        t.R = p->N, t.n = p->M, t.y = p->a, t.y_j = p->ta ? 1 : p->lda, t.y_k = p->ta ? p->lda : 1;
+        t.bias_r = 1, t.bias_j = 0, t.out = p->c, t.out_r = 1, t.out_j = p->ldc;
+        x = p->b, x_r = p->tb ? p->ldb : 1, x_k = p->tb ? 1 : p->ldb;
+    }
+    t.x = x;
+    if (x_k != 1 || (t.R > 1 && x_r != t.K)) {
+        real *copy = ri_workspace(RI_WS_GEMM_A, sizeof(real) * (size_t)(t.R * t.K));
+        if (!copy) return RI_NOMEM;
+        for (i64 r = 0; r < t.R; r++) {
+            for (i64 k = 0; k < t.K; k++) copy[r * t.K + k] = x[r * x_r + k * x_k];
+        }
+        t.x = copy;
+    }
+    int team = ri_team(threads, cost(4, t.R, t.n, t.K)); /* bound by memory: dearer than its multiplications */
+    if (team == 1) {
+        thin_part(&t, 0, t.n);
+        return RI_OK;
+    }
+#pragma omp parallel for schedule(static) num_threads(team)
+    for (int part = 0; part < team; part++) {
+        i64 j0, j1;
+        ri_share(t.n, VL, part, team, &j0, &j1);
+        thin_part(&t, j0, j1);
+    }
+    return RI_OK;
 }
 
 /* ------------------------------------------------------------------------------------------------ the five loops */
@@ -345,18 +526,13 @@ static void empty(const product *p) {
     }
 }
 
-/* Nanoseconds of a product on one thread, about (never more than fits an i64). */
-static i64 cost(i64 batch, i64 M, i64 N, i64 K) {
-    double ns = (double)batch * (double)M * (double)N * (double)K / (double)(6 * VL);
-    return ns < 1e15 ? (i64)ns : (i64)1e15;
-}
-
 static int run(const product *p, int threads) {
     if (p->M <= 0 || p->N <= 0) return RI_OK;
     if (p->K <= 0) {
         empty(p);
         return RI_OK;
     }
+    if (least(p->M, p->N) <= THIN) return thin_product(p, threads);
     int team = ri_team(threads, cost(1, p->M, p->N, p->K));
     i64 kc = least(KC, p->K);
     size_t block_bytes = sizeof(real) * (size_t)((least(MC, p->M) + MR) * kc + VL);

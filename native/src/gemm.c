@@ -244,7 +244,8 @@ typedef void kernel(i64 kc, const real *a, i64 m, const real *b, i64 sb, i64 n, 
 KERNEL(1)
 KERNEL(2)
 KERNEL(3)
-KERNEL(4) KERNEL(5) KERNEL(6)
+KERNEL(4)
+KERNEL(5) KERNEL(6)
 #if MR > 6
     KERNEL(7) KERNEL(8) KERNEL(9) KERNEL(10) KERNEL(11) KERNEL(12)
 #endif
@@ -526,18 +527,14 @@ static void empty(const product *p) {
     }
 }
 
-static int run(const product *p, int threads) {
-    if (p->M <= 0 || p->N <= 0) return RI_OK;
-    if (p->K <= 0) {
-        empty(p);
-        return RI_OK;
-    }
-    if (least(p->M, p->N) <= THIN) return thin_product(p, threads);
+/* A whole product by the five loops; `extra` elements are left free at the start of the panel's workspace. */
+static int loops(const product *p, i64 extra, int threads) {
     int team = ri_team(threads, cost(1, p->M, p->N, p->K));
     i64 kc = least(KC, p->K);
     size_t block_bytes = sizeof(real) * (size_t)((least(MC, p->M) + MR) * kc + VL);
-    real *panel = ri_workspace(RI_WS_GEMM_B, sizeof(real) * (size_t)(up(least(NC, p->N), NR) * kc));
+    real *panel = ri_workspace(RI_WS_GEMM_B, sizeof(real) * (size_t)(extra + up(least(NC, p->N), NR) * kc));
     if (!panel) return RI_NOMEM;
+    panel += extra;
     if (team == 1) {
         real *mine = ri_workspace(RI_WS_GEMM_A, block_bytes);
         if (!mine) return RI_NOMEM;
@@ -565,6 +562,49 @@ static int run(const product *p, int threads) {
     work(p, 0, 1, panel, mine);
 #endif
     return failed ? RI_NOMEM : RI_OK;
+}
+
+/* A tall C of at most a vector's width wastes lanes: C^T = op(B)^T op(A)^T fills them. It is computed beside the panel
+ * and turned round on its way to C. */
+#define TALL 8192
+
+static int narrow(const product *p, int threads) {
+    i64 M = p->M, N = p->N, extra = up(M * N, 16);
+    i64 bytes = (i64)sizeof(real) * (extra + up(least(NC, M), NR) * least(KC, p->K));
+    real *turned = ri_workspace(RI_WS_GEMM_B, (size_t)bytes); /* the same block that `loops` will ask for */
+    if (!turned) return RI_NOMEM;
+    product q = {!p->tb, !p->ta, N, M, p->K, p->b, p->ldb, p->a, p->lda, NULL, 0, turned, M};
+    int status = loops(&q, extra, threads);
+    if (status != RI_OK) return status;
+    enum { ROWS = 64 };
+    real part[ROWS * LANES + LANES];
+    for (i64 i0 = 0; i0 < M; i0 += ROWS) {
+        i64 m = least(ROWS, M - i0);
+        pack_rows(turned + i0, M, N, m, N, part);
+        real *c = p->c + i0 * p->ldc;
+        if (p->ldc == N && !p->bias && !p->accumulate) {
+            memcpy(c, part, sizeof(real) * (size_t)(m * N));
+            continue;
+        }
+        for (i64 i = 0; i < m; i++) {
+            for (i64 j = 0; j < N; j++) {
+                real x = p->bias ? part[i * N + j] + p->bias[j] : part[i * N + j];
+                c[i * p->ldc + j] = p->accumulate ? c[i * p->ldc + j] + x : x;
+            }
+        }
+    }
+    return RI_OK;
+}
+
+static int run(const product *p, int threads) {
+    if (p->M <= 0 || p->N <= 0) return RI_OK;
+    if (p->K <= 0) {
+        empty(p);
+        return RI_OK;
+    }
+    if (least(p->M, p->N) <= THIN) return thin_product(p, threads);
+    if (p->N <= VL && p->M >= 2 * VL && p->M <= TALL) return narrow(p, threads);
+    return loops(p, 0, threads);
 }
 
 /* ------------------------------------------------------------------------------------------------ entries */

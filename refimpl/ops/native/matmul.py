@@ -38,15 +38,21 @@ def _matrices(a, transpose):
 
 def _product(name, a, b, transpose_a, transpose_b, y):
     """y = op(a) op(b), summed over the batch where y is 2-D and an operand is not."""
-    K = a.shape[-2 if transpose_a else -1]
+    A, B = a.shape, b.shape
+    K = A[-2] if transpose_a else A[-1]
+    if len(A) == 2 and len(B) == 2 and a.flags.c_contiguous and b.flags.c_contiguous:  # the common case, lean
+        M, N = y.shape
+        f = _matmul[y.dtype]
+        check(f(p(a), p(b), transpose_a, transpose_b, 1, M, N, K, A[1], 0, B[1], 0, p(y), 0, threads()), name)
+        return y
     M, N = y.shape[-2:]
-    B = math.prod(a.shape[:-2] if a.ndim > 2 else b.shape[:-2])
+    batch = math.prod(A[:-2] if len(A) > 2 else B[:-2])
     _a, at_a, transpose_a, lda, a_step = _matrices(a, transpose_a)
     _b, at_b, transpose_b, ldb, b_step = _matrices(b, transpose_b)
     y_step = M * N if y.ndim > 2 else 0
     check(
         _matmul[y.dtype](
-            at_a, at_b, transpose_a, transpose_b, B, M, N, K, lda, a_step, ldb, b_step, p(y), y_step, threads()
+            at_a, at_b, transpose_a, transpose_b, batch, M, N, K, lda, a_step, ldb, b_step, p(y), y_step, threads()
         ),
         name,
     )

@@ -241,28 +241,26 @@ typedef void kernel(i64 kc, const real *a, i64 m, const real *b, i64 sb, i64 n, 
     }
 #define ENTRY(R) {kernel_##R##_1, kernel_##R##_2}
 
-KERNEL(1)
-KERNEL(2)
-KERNEL(3)
-KERNEL(4)
-KERNEL(5) KERNEL(6)
+/* clang-format off */
+KERNEL(1) KERNEL(2) KERNEL(3) KERNEL(4) KERNEL(5) KERNEL(6)
 #if MR > 6
-    KERNEL(7) KERNEL(8) KERNEL(9) KERNEL(10) KERNEL(11) KERNEL(12)
+KERNEL(7) KERNEL(8) KERNEL(9) KERNEL(10) KERNEL(11) KERNEL(12)
 #endif
 #if MR > 12
-        KERNEL(13) KERNEL(14)
+KERNEL(13) KERNEL(14)
 #endif
 
-    /* by rows - 1 and vectors - 1 */
-    static kernel *const kernels[MR][NV] = {
-        ENTRY(1),  ENTRY(2),  ENTRY(3), ENTRY(4),  ENTRY(5),  ENTRY(6),
+/* by rows - 1 and vectors - 1 */
+static kernel *const kernels[MR][NV] = {
+    ENTRY(1), ENTRY(2), ENTRY(3), ENTRY(4), ENTRY(5), ENTRY(6),
 #if MR > 6
-        ENTRY(7),  ENTRY(8),  ENTRY(9), ENTRY(10), ENTRY(11), ENTRY(12),
+    ENTRY(7), ENTRY(8), ENTRY(9), ENTRY(10), ENTRY(11), ENTRY(12),
 #endif
 #if MR > 12
-        ENTRY(13), ENTRY(14),
+    ENTRY(13), ENTRY(14),
 #endif
 };
+/* clang-format on */
 
 /* The height of tile that wastes the fewest rows on M. */
 static int height(i64 M) {
@@ -275,14 +273,17 @@ static int height(i64 M) {
     return best;
 }
 
-/* One block of A (packed, mc x kc) times the columns [j0, j1) of a packed panel of B. */
-static void block(int h, i64 mc, i64 kc, i64 j0, i64 j1, const real *a, const real *b, const real *bias, int add,
-                  real *c, i64 ldc) {
+/* One block of A (packed, mc x kc) times the columns [j0, j1) of a panel of B: packed, but for the slivers before
+ * column `direct`, which are read where they lie, in rows `ldb` apart. */
+static void block(int h, i64 mc, i64 kc, i64 j0, i64 j1, const real *a, const real *panel, const real *b, i64 ldb,
+                  i64 direct, const real *bias, int add, real *c, i64 ldc) {
     for (i64 j = j0; j < j1; j += NR) {
         i64 n = least(NR, j1 - j);
         kernel *run = kernels[h - 1][n > VL];
+        const real *sliver = j < direct ? b + j : panel + j * kc;
+        i64 step = j < direct ? ldb : NR;
         for (i64 i = 0; i < mc; i += h) {
-            run(kc, a + i * kc, least(h, mc - i), b + j * kc, NR, n, bias ? bias + j : NULL, add, c + i * ldc + j, ldc);
+            run(kc, a + i * kc, least(h, mc - i), sliver, step, n, bias ? bias + j : NULL, add, c + i * ldc + j, ldc);
         }
     }
 }
@@ -481,6 +482,13 @@ static void grid(i64 M, i64 N, int team, int *tm, int *tn) {
     }
 }
 
+/* Whether B is read where it lies: with few tiles to a sliver, or with all of B in L2, packing costs more than it
+ * saves. */
+static int read_direct(const product *p) {
+    if (p->tb) return 0;
+    return p->M <= 64 || (p->M <= 256 && p->ldb <= 524288 / (i64)sizeof(real) / p->K);
+}
+
 static void together(int team) {
     if (team > 1) {
 #pragma omp barrier
@@ -501,16 +509,19 @@ static void work(const product *p, int rank, int team, real *panel, real *mine) 
         i64 nc = least(NC, p->N - jc), j0, j1, p0, p1;
         ri_share(nc, NR, rank % tn, tn, &j0, &j1);
         ri_share(nc, NR, rank, team, &p0, &p1);
+        i64 direct = read_direct(p) ? nc / NR * NR : 0;
+        if (p0 < direct) p0 = least(direct, p1);
         for (i64 pc = 0; pc < p->K; pc += KC) {
             i64 kc = least(KC, p->K - pc);
             int add = p->accumulate || pc > 0;
             const real *bias = p->bias && pc == 0 ? p->bias + jc : NULL;
-            pack(p->b + (jc + p0) * sb_j + pc * sb_k, sb_j, sb_k, p1 - p0, kc, NR, panel + p0 * kc);
+            const real *b = p->b + jc * sb_j + pc * sb_k;
+            pack(b + p0 * sb_j, sb_j, sb_k, p1 - p0, kc, NR, panel + p0 * kc);
             together(team);
             for (i64 ic = i0; ic < i1 && j0 < j1; ic += rows) {
                 i64 mc = least(rows, i1 - ic);
                 pack(p->a + ic * sa_i + pc * sa_k, sa_i, sa_k, mc, kc, h, mine);
-                block(h, mc, kc, j0, j1, mine, panel, bias, add, p->c + ic * p->ldc + jc, p->ldc);
+                block(h, mc, kc, j0, j1, mine, panel, b, p->ldb, direct, bias, add, p->c + ic * p->ldc + jc, p->ldc);
             }
             together(team);
         }

@@ -9,5 +9,6 @@ if native.lib is not None:
     from refimpl.ops.native import (
         activation,  # noqa: F401
         matmul,  # noqa: F401
+        recurrent,  # noqa: F401
         update,  # noqa: F401
     )

@@ -9,6 +9,7 @@
  */
 #include "recurrent.h"
 #include "gemm.h"
+#include "reduce.h"
 #include "vmath.h"
 
 #include <string.h>
@@ -110,39 +111,6 @@ static void states_before(const real *h0, const real *y, i64 B, i64 T, i64 N, re
     }
 }
 
-/* out_j = sum of a_rj over the rows, for the columns [j0, j1): blocks of rows in real, their sums in double */
-NOINLINE void sum_columns(const real *a, i64 rows, i64 n, i64 j0, i64 j1, real *out) {
-    enum { WIDTH = 64, BLOCK = 128 };
-    for (i64 j = j0; j < j1; j += WIDTH) {
-        i64 width = j1 - j < WIDTH ? j1 - j : WIDTH;
-        double total[WIDTH] = {0};
-        for (i64 r0 = 0; r0 < rows; r0 += BLOCK) {
-            i64 r1 = rows - r0 < BLOCK ? rows : r0 + BLOCK;
-            real sum[WIDTH] = {0};
-            for (i64 r = r0; r < r1; r++) {
-#pragma omp simd
-                for (i64 q = 0; q < width; q++) sum[q] += a[r * n + j + q];
-            }
-            for (i64 q = 0; q < width; q++) total[q] += sum[q];
-        }
-        for (i64 q = 0; q < width; q++) out[j + q] = (real)total[q];
-    }
-}
-
-static void sum_rows(const real *a, i64 rows, i64 n, real *out, int threads) {
-    int team = ri_team(threads, rows * n / 8);
-    if (team == 1) {
-        sum_columns(a, rows, n, 0, n, out);
-        return;
-    }
-#pragma omp parallel for schedule(static) num_threads(team)
-    for (int part = 0; part < team; part++) {
-        i64 j0, j1;
-        ri_share(n, 64, part, team, &j0, &j1);
-        sum_columns(a, rows, n, j0, j1, out);
-    }
-}
-
 /* a = x W + b over R rows: dx = da W^T, dW = x^T da, db = sum of da */
 static int input_backward(const real *da, const real *x, const real *w_x, i64 R, i64 D, i64 n, real *dx, real *dw_x,
                           real *dbias, int threads) {
@@ -150,8 +118,7 @@ static int input_backward(const real *da, const real *x, const real *w_x, i64 R,
     if (status != RI_OK) return status;
     status = RI_INTERNAL(gemm)(1, 0, D, n, R, x, D, da, n, 0, dw_x, n, threads);
     if (status != RI_OK) return status;
-    sum_rows(da, R, n, dbias, threads);
-    return RI_OK;
+    return RI(sum_rows)(da, R, n, dbias, threads);
 }
 
 /* BODY for the samples [b0, b1) of each of `team` parts */
@@ -313,7 +280,8 @@ int RI(gru_sequence_backward)(const real *dy, const real *x, const real *h0, con
     SAMPLES(team, gru_steps_backward(dy, w, before, gates, b0, b1, T, N, da, du, dh0));
     int status = input_backward(da, x, w_x, B * T, D, 3 * N, dx, dw_x, dbias_x, threads);
     if (status != RI_OK) return status;
-    sum_rows(du, B * T, 3 * N, dbias_h, threads);
+    status = RI(sum_rows)(du, B * T, 3 * N, dbias_h, threads);
+    if (status != RI_OK) return status;
     return RI_INTERNAL(gemm)(1, 0, N, 3 * N, B * T, before, N, du, 3 * N, 0, dw_h, 3 * N, threads);
 }
 

@@ -7,4 +7,5 @@ import refimpl.ops.native  # noqa: F401  (registers the mirrors)
 from refimpl.ops.activation import *  # noqa: F403
 from refimpl.ops.matmul import *  # noqa: F403
 from refimpl.ops.recurrent import *  # noqa: F403
+from refimpl.ops.reduce import *  # noqa: F403
 from refimpl.ops.update import *  # noqa: F403

@@ -10,5 +10,6 @@ if native.lib is not None:
         activation,  # noqa: F401
         matmul,  # noqa: F401
         recurrent,  # noqa: F401
+        reduce,  # noqa: F401
         update,  # noqa: F401
     )

@@ -65,13 +65,18 @@ def at_least(op: str, name: str, value: float, least: float) -> None:
 
 
 def output(op: str, out: np.ndarray | None, like: np.ndarray) -> None:
-    """An `out=` array, where given, has the result's shape and dtype and is writable. TypeError/ValueError."""
-    if out is None:
-        return
-    if not isinstance(out, np.ndarray) or out.dtype != like.dtype:
-        given = out.dtype if isinstance(out, np.ndarray) else type(out).__name__
-        raise TypeError(f"{op}: out is {given}, expected a numpy array of {like.dtype}")
-    if out.shape != like.shape:
-        raise ValueError(f"{op}: out has shape {out.shape}, expected {like.shape}")
-    if not (out.flags.writeable and out.flags.c_contiguous):
-        raise ValueError(f"{op}: out must be writable and C-contiguous")
+    """An `out=` array, where given, can take a result of `like`'s shape and dtype. TypeError or ValueError."""
+    if out is not None:
+        writable(op, "out", out, like.shape, like.dtype)
+
+
+def writable(op: str, name: str, a: np.ndarray, shape: tuple[int, ...], dtype: np.dtype) -> None:
+    """An array to write (`out`, a gradient to add to): this dtype and shape, writable, C-contiguous. TypeError or
+    ValueError."""
+    if not isinstance(a, np.ndarray) or a.dtype != dtype:
+        given = a.dtype if isinstance(a, np.ndarray) else type(a).__name__
+        raise TypeError(f"{op}: {name} is {given}, expected a numpy array of {dtype}")
+    if a.shape != shape:
+        raise ValueError(f"{op}: {name} has shape {a.shape}, expected {shape}")
+    if not (a.flags.writeable and a.flags.c_contiguous):
+        raise ValueError(f"{op}: {name} must be writable and C-contiguous")

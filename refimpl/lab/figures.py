@@ -43,3 +43,35 @@ def learning(figure: Any, results: Sequence[Mapping[str, Any]]) -> None:
     style.percent_axis(right.xaxis)
     for place, r in zip(places, results):
         right.text(0.02, place, f"{100 * r['test_accuracy']:.1f} %", va="center", color=style.PAPER)
+
+
+def roofline(figure: Any, rows: Sequence[Mapping[str, Any]], outcome: Mapping[str, Any]) -> None:
+    """Rate over arithmetic intensity: what each body reaches, under the roof of bandwidth and compute."""
+    import numpy as np
+
+    limits = outcome["limits"]
+    peak, bandwidth = limits["gflops"], limits["copy_gbps"]
+    axes = figure.subplots()
+    intensity = [r["flops"] / r["bytes"] for r in rows]
+    x = np.geomspace(min(intensity) / 2, max(intensity) * 2, 200)
+    axes.plot(x, np.minimum(peak, bandwidth * x), color=style.INK, linewidth=1.2)
+    axes.annotate(f"{peak:.0f} GFLOP/s", (x[-1], peak), ha="right", va="bottom", color=style.MUTED)
+    axes.annotate(f"copy {bandwidth:.0f} GB/s", (x[0], bandwidth * x[0]), ha="left", va="bottom", color=style.MUTED)
+    racers = (("numpy", "NumPy", style.MUTED, "s"), ("native", "C core", style.colour(0), "o"))
+    for key, label, colour, marker in (*racers, ("torch", "PyTorch", style.colour(1), "^")):
+        points = [(r["flops"] / r["bytes"], r["flops"] / r[f"{key}_s"] / 1e9) for r in rows if r[f"{key}_s"]]
+        if points:
+            axes.plot(*zip(*points), marker, color=colour, label=label, alpha=0.85)
+    for r, at in zip(rows, intensity):
+        best = max(r["flops"] / r[k] / 1e9 for k in ("numpy_s", "native_s", "torch_s") if r[k])
+        axes.annotate(
+            r["name"], (at, best), xytext=(0, 5), textcoords="offset points", fontsize=6.5, rotation=40, color=style.INK
+        )
+    axes.set(
+        xscale="log",
+        yscale="log",
+        xlabel="arithmetic intensity (nominal operations a byte)",
+        ylabel="GFLOP/s",
+        title=f"Operations under the roof: {outcome['machine']['cpu']}, {outcome['threads']} threads, float32",
+    )
+    axes.legend(loc="lower right")

@@ -29,9 +29,9 @@ from refimpl import data as datasets
 from refimpl import methods
 from refimpl.backends import BACKENDS, available_backends, backend, get_num_threads, native
 from refimpl.data import Dataset
-from refimpl.lab import checkpoint, files
+from refimpl.lab import checkpoint, figures, files
 from refimpl.lab.errors import Interrupted, RunError, UsageError, WriteError
-from refimpl.lab.machine import core, limited_threads, machine, versions
+from refimpl.lab.machine import core, limited_threads, machine, need, versions
 from refimpl.lab.memory import Peak
 from refimpl.lab.progress import Bar
 from refimpl.lab.signals import Stop
@@ -178,6 +178,7 @@ def _now() -> str:
 
 def _prepare(config: Config) -> tuple[Dataset, Callable[[], Experiment]]:
     """The data, and a function that makes the experiment with fresh learners."""
+    need("safetensors", "matplotlib")
     for name in config.backends:
         if name not in BACKENDS:
             raise UsageError(f"no backend named {name!r}, expected one of {', '.join(BACKENDS)}")
@@ -246,27 +247,28 @@ def _train(
                         rows.append(result)
                         history = list(contender.learner.history_)
                         fitted.append({**result, "learner": contender.learner, "history": history})
+        outcome = {
+            **stored,
+            "title": data.title,
+            "n_train": len(experiment.data.x_train),
+            "n_test": len(experiment.data.x_test),
+            "finished": _now(),
+            "results": rows,
+            "folder": str(folder),
+            "figure": None,
+        }
+        _store(folder, outcome)
+        draw = experiment.draw or figures.learning
+        files.write(folder / "figure.png", figures.png(lambda figure: draw(figure, fitted)))
+        outcome["figure"] = str(folder / "figure.png")
+        _store(folder, outcome)
+        return outcome
     except WriteError as error:
         raise WriteError(f"{error}. To go on: {again}") from error
     except KeyboardInterrupt:
         raise Interrupted(f"stopped. To go on from the last checkpoint: {again}", 2) from None
     except Interrupted as error:
         raise Interrupted(f"{error}. To go on: {again}", error.code - 128) from None
-    outcome = {
-        **stored,
-        "title": data.title,
-        "n_train": len(experiment.data.x_train),
-        "n_test": len(experiment.data.x_test),
-        "finished": _now(),
-        "results": rows,
-        "folder": str(folder),
-        "figure": None,
-    }
-    _store(folder, outcome)
-    if _draw(experiment, fitted, outcome, folder):
-        outcome["figure"] = str(folder / "figure.png")
-        _store(folder, outcome)
-    return outcome
 
 
 def _store(folder: Path, outcome: Mapping[str, Any]) -> None:
@@ -274,15 +276,6 @@ def _store(folder: Path, outcome: Mapping[str, Any]) -> None:
     content = {k: v for k, v in outcome.items() if k != "folder"}
     content["figure"] = content["figure"] and "figure.png"
     files.write_json(folder / "result.json", content)
-
-
-def _draw(experiment: Experiment, fitted: list[dict[str, Any]], outcome: Mapping[str, Any], folder: Path) -> bool:
-    from refimpl.lab import figures
-
-    draw = experiment.draw or figures.learning
-    png = figures.png(lambda figure: draw(figure, fitted))
-    files.write(folder / "figure.png", png)
-    return True
 
 
 @dataclass
@@ -300,7 +293,8 @@ class _Job:
     stop: Stop
 
     def run(self) -> dict[str, Any]:
-        contender, learner, data = self.contender, self.contender.learner, self.data
+        contender, data = self.contender, self.data
+        learner: Any = contender.learner  # that it has a `score` is part of the contract of classifiers and regressors
         path = self.folder / "checkpoints" / f"{self.backend}-{self.index:02d}.safetensors"
         peak, clock = Peak(), time.perf_counter
         began = clock()
@@ -351,17 +345,18 @@ class _Job:
         began = clock()
         learner.finish()
         seconds += clock() - began
+        accuracy = float(learner.score(data.x_test, data.y_test))
         result = {
             "name": contender.name,
             "role": contender.role,
             "backend": self.backend,
-            "test_accuracy": float(learner.score(data.x_test, data.y_test)),
+            "test_accuracy": accuracy,
             "seconds": seconds,
             "peak_bytes": most or peak.bytes(),
             "units": learner.total_,
         }
         checkpoint.save(path, arrays, {**meta, "seconds": seconds, "result": result})
-        self.bar.finished(f"{contender.name}: {percent(result['test_accuracy'])} in {duration(seconds)}")
+        self.bar.finished(f"{contender.name}: {percent(accuracy)} in {duration(seconds)}")
         return result
 
     def _line(self, unit: int, metrics: Mapping[str, float]) -> dict[str, Any]:
@@ -377,7 +372,7 @@ class _Job:
         lines = files.read_lines(path)
         mine = {e.get("unit"): e for e in lines if self._is_mine(e)}
         right = [mine.get(i, self._line(i, m)) for i, m in enumerate(learner.history_)]
-        if len(mine) != len(right) or sorted(mine) != list(range(len(right))):
+        if list(mine.values()) != right:
             files.write_lines(path, [e for e in lines if not self._is_mine(e)] + right)
 
     def _is_mine(self, entry: Mapping[str, Any]) -> bool:

@@ -74,7 +74,7 @@ def _list(options: argparse.Namespace) -> int:
         _print_json([_paper(p) for p in papers])
         return 0
     print(table(("slug", "family", "year", "paper"), [(p.slug, p.family, str(p.year), p.title) for p in papers]))
-    print(f"\n{len(papers)} method{'s' * (len(papers) != 1)}. More about one: refimpl info {papers[0].slug}")
+    print(f"\n{len(papers)} method{'s' * (len(papers) != 1)}. More about one: refimpl info SLUG")
     return 0
 
 
@@ -266,8 +266,10 @@ def _data_list(options: argparse.Namespace) -> int:
 
 def _data_fetch(options: argparse.Namespace) -> int:
     from refimpl import data
+    from refimpl.lab.machine import need
 
     name = _needed(options)
+    need("pooch", "tqdm")
     print(data.fetch(name))
     return 0
 

@@ -182,7 +182,7 @@ def _all(
                 at = done_before + count
 
                 def tell(message: str, at: float = at, what: str = what) -> None:
-                    bar.at(at, what, f", {message}")
+                    bar.at(at, what, message)
 
                 running[executor.submit(measure, job, tell)] = job
             else:

@@ -46,32 +46,43 @@ def learning(figure: Any, results: Sequence[Mapping[str, Any]]) -> None:
 
 
 def roofline(figure: Any, rows: Sequence[Mapping[str, Any]], outcome: Mapping[str, Any]) -> None:
-    """Rate over arithmetic intensity: what each body reaches, under the roof of bandwidth and compute."""
+    """What each body reaches: under the roof of bandwidth and compute, and as a share of its own limit.
+
+    The roof on the left is for working sets that no cache holds; a limit on the right is that of its working set.
+    """
     import numpy as np
 
-    limits = outcome["limits"]
+    limits, threads = outcome["limits"], outcome["threads"]
     peak, bandwidth = limits["gflops"], limits["copy_gbps"]
-    axes = figure.subplots()
+    roof, share = figure.subplots(1, 2, width_ratios=(5, 4))
     intensity = [r["flops"] / r["bytes"] for r in rows]
     x = np.geomspace(min(intensity) / 2, max(intensity) * 2, 200)
-    axes.plot(x, np.minimum(peak, bandwidth * x), color=style.INK, linewidth=1.2)
-    axes.annotate(f"{peak:.0f} GFLOP/s", (x[-1], peak), ha="right", va="bottom", color=style.MUTED)
-    axes.annotate(f"copy {bandwidth:.0f} GB/s", (x[0], bandwidth * x[0]), ha="left", va="bottom", color=style.MUTED)
+    roof.plot(x, np.minimum(peak, bandwidth * x), color=style.INK, linewidth=1.2)
     racers = (("numpy", "NumPy", style.MUTED, "s"), ("native", "C core", style.colour(0), "o"))
+    places = range(len(rows))
     for key, label, colour, marker in (*racers, ("torch", "PyTorch", style.colour(1), "^")):
-        points = [(r["flops"] / r["bytes"], r["flops"] / r[f"{key}_s"] / 1e9) for r in rows if r[f"{key}_s"]]
-        if points:
-            axes.plot(*zip(*points), marker, color=colour, label=label, alpha=0.85)
-    for r, at in zip(rows, intensity):
-        best = max(r["flops"] / r[k] / 1e9 for k in ("numpy_s", "native_s", "torch_s") if r[k])
-        axes.annotate(
-            r["name"], (at, best), xytext=(0, 5), textcoords="offset points", fontsize=6.5, rotation=40, color=style.INK
-        )
-    axes.set(
+        seconds = [r[f"{key}_s"] for r in rows]
+        rate = [r["flops"] / t / 1e9 if t else np.nan for r, t in zip(rows, seconds)]
+        limit = [
+            r["limit_fraction"] * (r["native_s"] or r["numpy_s"]) / t if t else np.nan for r, t in zip(rows, seconds)
+        ]
+        if any(seconds):
+            roof.plot(intensity, rate, marker, color=colour, label=label, alpha=0.8, markersize=4)
+            share.plot(limit, places, marker, color=colour, alpha=0.8)
+    for i, (r, at) in enumerate(zip(rows, intensity)):
+        rate = r["flops"] / (r["native_s"] or r["numpy_s"]) / 1e9
+        note = {"xytext": (4, -2), "textcoords": "offset points", "fontsize": 7, "color": style.INK}
+        roof.annotate(str(i + 1), (at, rate), **note)
+    many = f"{threads} thread{'s' * (threads != 1)}"
+    roof.set(
         xscale="log",
         yscale="log",
-        xlabel="arithmetic intensity (nominal operations a byte)",
+        xlabel=f"nominal operations a byte      (roof: {peak:.0f} GFLOP/s, copy {bandwidth:.0f} GB/s)",
         ylabel="GFLOP/s",
-        title=f"Operations under the roof: {outcome['machine']['cpu']}, {outcome['threads']} threads, float32",
+        title=f"{outcome['machine']['cpu']}, {many}, float32",
     )
-    axes.legend(loc="lower right")
+    roof.legend(loc="lower right")
+    share.set_yticks(places, [f"{r['name']} {r['shape']}  {i + 1}" for i, r in enumerate(rows)], fontsize=7.5)
+    share.invert_yaxis()
+    share.axvline(1, color=style.INK, linewidth=1.2)
+    share.set(xscale="log", xlabel="share of the limit (1: as fast as the machine allows)", title="by operation")

@@ -76,10 +76,10 @@ def fresh_folder(config: Config, parent: Path = Path("runs")) -> Path:
     raise RunError(f"{parent}: a million runs are enough")
 
 
-def start(config: Config, folder: Path | None = None, every: float = CHECKPOINT_SECONDS, show: bool = True) -> dict:
+def start(config: Config, folder: Path | None = None, every: float | None = None, show: bool = True) -> dict:
     """Run an experiment in a new or empty folder (default: one of its own under runs/); returns the result.
 
-    A checkpoint is stored every `every` seconds at the end of a unit. Raises UsageError, RunError, DataError, or
+    A checkpoint is stored every `every` (10) seconds, at the end of a unit. Raises UsageError, RunError, DataError, or
     Interrupted after a signal.
     """
     data, make = _prepare(config)
@@ -99,9 +99,7 @@ def start(config: Config, folder: Path | None = None, every: float = CHECKPOINT_
         return _train(config, stored, data, make, folder, every, show)
 
 
-def resume(
-    folder: Path, given: Mapping[str, Any] | None = None, every: float = CHECKPOINT_SECONDS, show: bool = True
-) -> dict:
+def resume(folder: Path, given: Mapping[str, Any] | None = None, every: float | None = None, show: bool = True) -> dict:
     """Go on with the run in `folder`. `given` holds what the user asked for explicitly; it must be as in the run.
 
     Raises RunError that names every difference (options, version, processor, data, ...) in place of other bits.
@@ -220,10 +218,11 @@ def _train(
     data: Dataset,
     make: Callable[[], Experiment],
     folder: Path,
-    every: float,
+    every: float | None,
     show: bool,
 ) -> dict[str, Any]:
     again = f"refimpl run {config.slug} --resume {shlex.quote(str(folder))}"
+    every = CHECKPOINT_SECONDS if every is None else every
     files.make_folder(folder / "checkpoints")
     rows: list[dict[str, Any]] = []
     fitted: list[dict[str, Any]] = []
@@ -334,9 +333,10 @@ class _Job:
             most = max(most, peak.bytes() or 0)
             self._append_metrics(learner.progress_ - 1, learner.total_, seconds, metrics)
             note = ", ".join(f"{k} {v:.3g}" for k, v in list(metrics.items())[:1])
-            self.bar.at(self.position + learner.progress_ / learner.total_, contender.name, f", {note}" if note else "")
+            self.bar.at(self.position + learner.progress_ / learner.total_, contender.name, note)
             if self.stop.signal or clock() - stored >= self.every:
                 checkpoint.save(path, *state(None))
+                peak.forget()
                 stored = clock()
             if self.stop.signal:
                 where = f"unit {learner.progress_} of {learner.total_} of {contender.name}"

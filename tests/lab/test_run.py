@@ -77,22 +77,39 @@ def test_a_run_leaves_everything_in_its_folder(whole):
     assert "baseline" in text and "figure.png" in text and max(map(len, text.splitlines()[:7])) <= 80
 
 
-@pytest.mark.parametrize("die", ["0:5", "1:0", "1:7"])
-def test_a_killed_run_resumes_to_the_same_bits(whole, die, tmp_path):
+@pytest.mark.parametrize(("die", "every"), [("0:5", "0"), ("0:5", "60"), ("1:0", "0"), ("1:7", "0")])
+def test_a_killed_run_resumes_to_the_same_bits(whole, die, every, tmp_path):
     options = ("run", "fake", "--seed", "3", "--set", "epochs=8", "--out", "killed")
-    process = command(*options, FAKE_DIE=die)
+    process = command(*options, FAKE_DIE=die, FAKE_EVERY=every)
     process.communicate(timeout=60)
     assert process.returncode == -signal.SIGKILL
     assert not (tmp_path / "killed/result.json").exists()
+    contender, unit = map(int, die.split(":"))
+    stored = checkpoint.load(tmp_path / f"killed/checkpoints/auto-{contender:02d}.safetensors")
+    assert (stored.meta["learner"]["progress"] if stored else 0) == (unit if every == "0" else 0)
     run.resume(Path("killed"), show=False)
     assert arrays("killed") == arrays(whole[0])
     assert metrics("killed") == metrics(whole[0])
     assert json.loads(Path("killed/result.json").read_text())["results"][0]["units"] == 8
 
 
+def test_back_propagation_killed_and_resumed_gives_the_same_bits(tmp_path):
+    settings = {"real": True, "epochs": 4}
+    run.start(run.Config("fake", settings=settings), tmp_path / "whole", show=False)
+    process = command(
+        "run", "fake", "--set", "real=True", "--set", "epochs=4", "--out", "killed", FAKE_DIE="1:2", FAKE_EVERY="0"
+    )
+    process.communicate(timeout=60)
+    assert process.returncode == -signal.SIGKILL
+    run.resume(Path("killed"), show=False)
+    assert arrays("killed") == arrays("whole") and metrics("killed") == metrics("whole")
+
+
 def test_a_run_killed_between_checkpoints_resumes_from_the_last(whole, tmp_path):
     """With a checkpoint after each unit, the kill comes wherever it comes."""
-    process = command("run", "fake", "--seed", "3", "--set", "epochs=8", "--set", "pause=0.05", "--out", "killed")
+    process = command(
+        "run", "fake", "--seed", "3", "--set", "epochs=8", "--set", "pause=0.05", "--out", "killed", FAKE_EVERY="0"
+    )
     lines = tmp_path / "killed/metrics.jsonl"
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline and len(files.read_lines(lines)) < 11:

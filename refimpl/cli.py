@@ -126,9 +126,12 @@ def _run(options: argparse.Namespace) -> int:
     from refimpl.lab.errors import UsageError
 
     _module(options.slug)
+    _check_target(options.json)
     if options.compare_backends and options.backend:
         raise UsageError("--compare-backends runs NumPy and the C core: leave out --backend")
-    backends = ("numpy", "native") if options.compare_backends else options.backend and (options.backend,)
+    backends: tuple[str, ...] | None = (options.backend,) if options.backend else None
+    if options.compare_backends:
+        backends = _both()
     if options.resume is not None:
         if options.out is not None:
             raise UsageError("--resume DIR goes on in its own folder: leave out --out")
@@ -159,11 +162,23 @@ def _run(options: argparse.Namespace) -> int:
     return 0
 
 
+def _both() -> tuple[str, ...]:
+    """NumPy and the C core, where there is one."""
+    from refimpl.backends import available_backends, native
+    from refimpl.lab.progress import say
+
+    if "native" in available_backends():
+        return ("numpy", "native")
+    say(f"refimpl: no C core to compare with ({native.why_not or 'see refimpl doctor'}): NumPy alone.")
+    return ("numpy",)
+
+
 def _claims(options: argparse.Namespace) -> int:
     from refimpl.lab import claims, pool
     from refimpl.lab.machine import limited_threads
     from refimpl.lab.progress import say
 
+    _check_target(options.json)
     seeds = options.seeds or (1 if options.quick else 3)
     parts = claims.plan(options.slugs, options.data)
     for missing in dict.fromkeys(p.missing for p in parts if p.missing):
@@ -192,6 +207,7 @@ def _bench(options: argparse.Namespace) -> int:
     from refimpl.lab import bench
     from refimpl.lab.errors import UsageError
 
+    _check_target(options.json)
     kinds = ("ops", "methods")
     names = list(options.what)
     kind = names.pop(0) if names and names[0] in kinds else None
@@ -308,6 +324,16 @@ def _print_json(value: Any) -> None:
     from refimpl.lab.files import dumps
 
     print(dumps(value), end="")
+
+
+def _check_target(target: str | None) -> None:
+    """Complain about a file that cannot be written before the work, not after it."""
+    from refimpl.lab.errors import UsageError
+
+    if target not in (None, "-"):
+        folder = Path(target).absolute().parent
+        if not folder.is_dir() or not os.access(folder, os.W_OK) or Path(target).is_dir():
+            raise UsageError(f"--json {target}: cannot be written there")
 
 
 def _write_json(target: str | None, value: Any) -> None:

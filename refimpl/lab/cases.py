@@ -195,6 +195,24 @@ def _attention(b: int, h: int, t: int, d: int) -> list[Case]:
     ]
 
 
+def _lstm(b: int, t: int, d: int, n: int) -> Case:
+    def make(normal):
+        scale = np.float32(1 / math.sqrt(n))
+        weights = {"w_x": normal(d, 4 * n) * scale, "w_h": normal(n, 4 * n) * scale, "bias": normal(4 * n)}
+        return {"x": normal(b, t, d), "h0": normal(b, n), "c0": normal(b, n), **weights}
+
+    def prepare(torch, a):
+        module = torch.nn.LSTM(d, n, batch_first=True)
+        module.weight_ih_l0.data[...] = a["w_x"].T
+        module.weight_hh_l0.data[...] = a["w_h"].T
+        module.bias_ih_l0.data[...] = a["bias"]
+        module.bias_hh_l0.data.zero_()
+        state = (a["h0"][None], a["c0"][None])
+        return lambda: module(a["x"], state)[0]
+
+    return Case("lstm_sequence", f"{b}x{t}x{d} N{n}", 2.0 * b * t * (d + n) * 4 * n, make, prepare)
+
+
 def _adam(n: int) -> Case:
     def make(normal):
         zeros = np.zeros(n, np.float32)
@@ -246,6 +264,7 @@ CASES: tuple[Case, ...] = (
     _elementwise("tanh", 1_000_000, 1, _call(lambda torch, t: torch.tanh(t["x"]))),
     _elementwise("sigmoid", 1_000_000, 3, _call(lambda torch, t: torch.sigmoid(t["x"]))),
     *_attention(4, 4, 256, 64),
+    _lstm(32, 32, 128, 128),
     _embedding(4096, 1024, 256),
     _adam(1_000_000),
 )

@@ -17,8 +17,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 @pytest.fixture(autouse=True)
 def one_method(monkeypatch, tmp_path):
-    fake.install()
-    monkeypatch.setattr(methods, "MODULES", {"fake": "refimpl_fake_method"})
+    monkeypatch.setattr(methods, "MODULES", fake.MODULES)
     monkeypatch.delenv("REFIMPL_DATA", raising=False)
     monkeypatch.setenv("REFIMPL_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("COLUMNS", "80")

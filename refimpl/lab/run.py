@@ -10,6 +10,10 @@ A run is a folder:
 A checkpoint holds all that its contender needs: parameters, optimiser, random streams, seconds and memory so far, and
 the result when it is done. Whatever kills the process, `resume` goes on from there to the same bits: it refuses to go
 on where something the bits depend on has changed.
+
+What a method's `experiment(data, seed, settings)` gets: the data set (a stratified part of it with --quick), the seed,
+and a dictionary with what was given by --set (lists and tuples as tuples), and "quick": True with --quick. It raises
+ValueError for a setting that it does not know.
 """
 
 from __future__ import annotations

@@ -19,6 +19,9 @@ from refimpl.nn import Params
 from refimpl.optim import State
 from refimpl.record import Contender, Experiment, Paper, Step
 
+NAME = "refimpl_fake_method"
+MODULES = {"fake": NAME}  # for methods.MODULES
+
 
 class Softmax(Classifier):
     """Softmax regression by gradient descent with momentum; `pause` seconds a unit."""
@@ -109,17 +112,14 @@ def race():
     return [Step("fake step", "16x64 @ 64x32", "float32", make, make_torch, 2.0 * 16 * 64 * 32)]
 
 
-def install():
-    """Make the method known under the slug "fake"."""
-    name = "refimpl_fake_method"
-    if name in sys.modules:
-        methods.MODULES["fake"] = name
+def _install():
+    """The method's module, as if it stood in refimpl/methods, and its claims."""
+    if NAME in sys.modules:
         return
-    module = ModuleType(name)
+    module = ModuleType(NAME)
     module.PAPER = Paper("fake", "local", "A method that is made up", ("A. Nobody",), 2020, "0000.00000", "None.")
     module.experiment, module.race = experiment, race
-    sys.modules[name] = module
-    methods.MODULES["fake"] = name
+    sys.modules[NAME] = module
 
     @record.claim(
         "fake",
@@ -148,7 +148,9 @@ def install():
         return {"values": np.arange(2)}
 
 
-install()
+_install()
+if __name__ in ("__main__", "__mp_main__"):  # the command, and its worker processes
+    methods.MODULES["fake"] = NAME
 
 if __name__ == "__main__":
     from refimpl.cli import main

@@ -4,12 +4,15 @@ import os
 import subprocess
 import sys
 import tempfile
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from refimpl.lab import files
 from refimpl.lab.errors import RunError, WriteError
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def test_a_written_file_is_the_old_one_or_the_new_one(tmp_path, monkeypatch):
@@ -84,7 +87,9 @@ except files.WriteError as error:
 """
     with tempfile.TemporaryDirectory() as folder:
         os.chmod(folder, 0o555)
-        done = subprocess.run([sys.executable, "-c", code, folder], capture_output=True, text=True, check=True)
+        done = subprocess.run(
+            [sys.executable, "-c", code, folder], capture_output=True, text=True, check=True, cwd=ROOT
+        )
         os.chmod(folder, 0o755)
     assert done.stdout.count(": not written: the folder cannot be written to (Permission denied)") == 3
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from refimpl import methods
 from refimpl.lab import checkpoint, files, run
 from refimpl.lab.errors import Interrupted, RunError, UsageError, WriteError
 from tests.lab import fake
@@ -49,9 +50,10 @@ def metrics(folder):
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
     """A run that nothing disturbed."""
-    fake.install()
     folder = tmp_path_factory.mktemp("whole") / "run"
-    outcome = run.start(run.Config("fake", seed=3, settings={"epochs": 8}), folder, show=False)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(methods, "MODULES", fake.MODULES)
+        outcome = run.start(run.Config("fake", seed=3, settings={"epochs": 8}), folder, show=False)
     return folder, outcome
 
 

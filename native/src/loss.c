@@ -90,8 +90,7 @@ static double cross_entropy_group(const real *logits, const i64 *target, double 
         real log_p = (z[target[b]] - m[b]) - log_s[b];
         real ce = -hit * log_p;
         if (label_smoothing > 0.0) {
-            double sum;
-            RI_ROW_SUM(K, sum, RI_AT(z) - m[b]);
+            const double sum = ri_row_sum_about(z, m[b], K);
             ce -= every * (real)(sum - (double)K * (double)log_s[b]);
         }
         loss += weight ? (double)weight[b] * (double)ce : (double)ce;

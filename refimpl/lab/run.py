@@ -320,9 +320,10 @@ class _Job:
             seconds, most = meta["seconds"], meta["peak_bytes"] or 0
             if meta["result"] is not None:
                 learner.finish()
+                self.bar.skip_to(self.position + 1, contender.name)
                 return meta["result"]
         self._mend_metrics(learner)
-        self.bar.at(self.position + learner.progress_ / max(1, learner.total_), contender.name)
+        self.bar.skip_to(self.position + learner.progress_ / max(1, learner.total_), contender.name)
         stored = clock()
 
         def state(result: dict[str, Any] | None) -> tuple[dict[str, np.ndarray], dict[str, Any]]:

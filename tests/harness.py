@@ -162,14 +162,23 @@ def as_tuple(result: Any) -> tuple:
     return result if isinstance(result, tuple) else (result,)
 
 
+def fresh(v: Any) -> Any:
+    """A copy of an array, or of the arrays in a tuple; anything else itself."""
+    if isinstance(v, tuple):
+        return tuple(map(fresh, v))
+    return v.copy() if isinstance(v, np.ndarray) else v
+
+
 def call(name: str, body: str, args: dict) -> tuple:
-    """Run one body on copies of what it writes to; results and written arguments together."""
+    """Run one body on copies of what it writes to; results and written arguments together, without those that are
+    None (a gradient that was not asked for, an optional argument not given)."""
     op: Any = operations()[name]
-    args = {k: v.copy() if k in op.inplace and isinstance(v, np.ndarray) else v for k, v in args.items()}
+    args = {k: fresh(v) if k in op.inplace else v for k, v in args.items()}
     with np.errstate(all="ignore"):
         result = op.bodies[body](**args)
     outs = () if result is None else as_tuple(result)
-    return (*outs, *(args[k] for k in op.inplace))
+    written = [a for k in op.inplace for a in as_tuple(args.get(k))]
+    return tuple(a for a in (*outs, *written) if a is not None)
 
 
 def assert_close(name: str, got: tuple, expected: tuple, tolerances: tuple) -> None:

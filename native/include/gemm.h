@@ -22,7 +22,8 @@ int RI_INTERNAL(gemm)(int ta, int tb, i64 M, i64 N, i64 K, const real *a, i64 ld
 int RI_INTERNAL(gemm_bias)(int ta, int tb, i64 M, i64 N, i64 K, const real *a, i64 lda, const real *b, i64 ldb,
                            const real *bias, int accumulate, real *c, i64 ldc, int threads);
 
-/* The same product for `batch` matrices, each `*_step` elements after the one before (0: shared by the batch). */
+/* The same product for `batch` matrices, each `*_step` elements after the one before; a_step or b_step 0: shared by the
+ * batch, c_step 0: C is the sum over the batch. */
 int RI_INTERNAL(gemm_batch)(int ta, int tb, i64 batch, i64 M, i64 N, i64 K, const real *a, i64 lda, i64 a_step,
                             const real *b, i64 ldb, i64 b_step, int accumulate, real *c, i64 ldc, i64 c_step,
                             int threads);

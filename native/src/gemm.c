@@ -35,12 +35,17 @@
 #define MR 6
 #endif
 #define NV 2
-#define VL ((i64)(BYTES / sizeof(real)))
+#ifdef RI_IS_F32
+#define LANES (BYTES / 4)
+#else
+#define LANES (BYTES / 8)
+#endif
+#define VL ((i64)LANES)
 #define NR (NV * VL)
 
 /* Cache blocks: a sliver of B (KC x NR) in L1, a block of A (MC x KC) in L2, a panel of B (KC x NC) in L3. */
 #define KC 256
-#define MC (MR * (168 / MR))
+#define MC 168
 #define NC 2048
 
 typedef real vec __attribute__((vector_size(BYTES)));
@@ -80,86 +85,200 @@ INLINE i64 up(i64 n, i64 grain) {
 
 /* ------------------------------------------------------------------------------------------------ packing */
 
-/* `n` rows or columns of X and its `kc` steps along K into slivers of `width`: out[sliver][k][width], padded with
- * zeros. Element (i, k) of X lies at x[i * si + k * sk]; one of the strides is 1. */
-static void pack(const real *x, i64 si, i64 sk, i64 n, i64 kc, i64 width, real *out) {
-    for (i64 i0 = 0; i0 < n; i0 += width, out += width * kc) {
-        const real *from = x + i0 * si;
-        i64 w = least(width, n - i0);
-        if (w < width) memset(out, 0, sizeof(real) * (size_t)(width * kc));
-        if (si == 1) {
-            for (i64 k = 0; k < kc; k++) {
-                for (i64 i = 0; i < w; i++) out[k * width + i] = from[k * sk + i];
-            }
-        } else {
-            for (i64 i = 0; i < w; i++) {
-                for (i64 k = 0; k < kc; k++) out[k * width + i] = from[i * si + k * sk];
-            }
+#if defined(__clang__) || __GNUC__ >= 12
+#define HAVE_TRANSPOSE 1
+#if LANES == 16
+#define LOW 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23
+#define HIGH 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31
+#elif LANES == 8
+#define LOW 0, 8, 1, 9, 2, 10, 3, 11
+#define HIGH 4, 12, 5, 13, 6, 14, 7, 15
+#elif LANES == 4
+#define LOW 0, 4, 1, 5
+#define HIGH 2, 6, 3, 7
+#else
+#define LOW 0, 2
+#define HIGH 1, 3
+#endif
+
+/* v (LANES x LANES) = v^T. Each round deals the first half of the rows and the second half like two hands of cards;
+ * after log2(LANES) rounds row and column indices have changed places. */
+INLINE void transpose(vec v[LANES]) {
+#pragma GCC unroll 4
+    for (int round = 1; round < LANES; round *= 2) {
+        vec w[LANES];
+#pragma GCC unroll 8
+        for (int i = 0; i < LANES / 2; i++) {
+            w[2 * i] = __builtin_shufflevector(v[i], v[i + LANES / 2], LOW);
+            w[2 * i + 1] = __builtin_shufflevector(v[i], v[i + LANES / 2], HIGH);
         }
+#pragma GCC unroll 16
+        for (int i = 0; i < LANES; i++) v[i] = w[i];
+    }
+}
+#endif
+
+/* `w` rows of X, `sx` apart and consecutive along k, into one sliver out[k][width]; rows w .. width - 1 become zeros.
+ * May write up to LANES - 1 elements past the sliver. */
+static void pack_rows(const real *x, i64 sx, i64 w, i64 kc, i64 width, real *out) {
+    i64 k0 = 0;
+#ifdef HAVE_TRANSPOSE
+    /* Groups of LANES rows, the last first: where it is narrower than a vector its stores run over into what the other
+     * groups, or the next k, write later. */
+    for (i64 g = (width - 1) / VL * VL; g >= 0; g -= VL) {
+        i64 rows = w - g < VL ? w - g : VL;
+        for (k0 = 0; k0 + VL <= kc; k0 += VL) {
+            vec v[LANES];
+            if (rows == VL) {
+#pragma GCC unroll 16
+                for (int i = 0; i < LANES; i++) v[i] = load(x + (g + i) * sx + k0);
+            } else {
+#pragma GCC unroll 16
+                for (int i = 0; i < LANES; i++) v[i] = i < rows ? load(x + (g + i) * sx + k0) : (vec){0};
+            }
+            transpose(v);
+#pragma GCC unroll 16
+            for (int i = 0; i < LANES; i++) store(out + (k0 + i) * width + g, v[i]);
+        }
+    }
+#endif
+    for (i64 k = k0; k < kc; k++) {
+        for (i64 i = 0; i < width; i++) out[k * width + i] = i < w ? x[i * sx + k] : 0;
+    }
+}
+
+/* The same where the `w` rows are consecutive for each k and the steps of k lie `sx` apart. */
+INLINE void pack_columns(const real *x, i64 sx, i64 w, i64 kc, i64 width, real *out) {
+    if (w == width) {
+        for (i64 k = 0; k < kc; k++) {
+            i64 i = 0;
+            for (; i + VL <= width; i += VL) store(out + k * width + i, load(x + k * sx + i));
+            for (; i < width; i++) out[k * width + i] = x[k * sx + i];
+        }
+        return;
+    }
+    for (i64 k = 0; k < kc; k++) {
+        for (i64 i = 0; i < width; i++) out[k * width + i] = i < w ? x[k * sx + i] : 0;
+    }
+}
+
+/* `n` rows of op(X) and `kc` steps into slivers of `width` rows: out[sliver][k][width], padded with zeros. Element
+ * (i, k) of op(X) lies at x[i * si + k * sk]; one of the strides is 1. */
+static void pack(const real *x, i64 si, i64 sk, i64 n, i64 kc, i64 width, real *out) {
+    for (i64 i = 0; i < n; i += width, out += width * kc) {
+        if (si != 1)
+            pack_rows(x + i * si, si, least(width, n - i), kc, width, out);
+        else if (width == NR)
+            pack_columns(x + i, sk, least(width, n - i), kc, NR, out);
+        else
+            pack_columns(x + i, sk, least(width, n - i), kc, width, out);
     }
 }
 
 /* ------------------------------------------------------------------------------------------------ micro-kernel */
 
-/* tile (MR x NR) = sliver of A (kc x MR) ^T times sliver of B (kc x NR, rows `sb` apart) */
-INLINE void multiply(i64 kc, const real *a, const real *b, i64 sb, vec tile[MR][NV]) {
+/* C (m x n, at most R x V VL) = (add ? C : 0) + A sliver (kc x R)^T times B sliver (kc rows of V vectors, `sb` apart)
+ * + bias. Inlined with constants R and V, so that the tile lies in registers. */
+INLINE void multiply(const int R, const int V, i64 kc, const real *a, i64 m, const real *b, i64 sb, i64 n,
+                     const real *bias, int add, real *c, i64 ldc) {
     vec t[MR][NV];
 #pragma GCC unroll 16
-    for (int i = 0; i < MR; i++) {
+    for (int i = 0; i < R; i++) {
 #pragma GCC unroll 16
-        for (int v = 0; v < NV; v++) t[i][v] = (vec){0};
+        for (int v = 0; v < V; v++) t[i][v] = (vec){0};
     }
-    for (i64 k = 0; k < kc; k++, a += MR, b += sb) {
+    for (i64 k = 0; k < kc; k++, a += R, b += sb) {
         vec row[NV];
 #pragma GCC unroll 16
-        for (int v = 0; v < NV; v++) row[v] = load(b + v * VL);
+        for (int v = 0; v < V; v++) row[v] = load(b + v * VL);
 #pragma GCC unroll 16
-        for (int i = 0; i < MR; i++) {
+        for (int i = 0; i < R; i++) {
 #pragma GCC unroll 16
-            for (int v = 0; v < NV; v++) t[i][v] += a[i] * row[v];
+            for (int v = 0; v < V; v++) t[i][v] += a[i] * row[v];
         }
     }
+    if (m == R && n == V * VL && !bias && !add) {
 #pragma GCC unroll 16
-    for (int i = 0; i < MR; i++) {
+        for (int i = 0; i < R; i++) {
 #pragma GCC unroll 16
-        for (int v = 0; v < NV; v++) tile[i][v] = t[i][v];
-    }
-}
-
-/* C (m x n at most MR x NR) = (add ? C : 0) + tile + bias */
-INLINE void deliver(vec tile[MR][NV], i64 m, i64 n, const real *bias, int add, real *c, i64 ldc) {
-    if (n == NR) {
-#pragma GCC unroll 16
-        for (int v = 0; v < NV; v++) {
-            for (i64 i = 0; i < m; i++) {
-                real *to = c + i * ldc + v * VL;
-                vec t = tile[i][v];
-                if (bias) t += load(bias + v * VL);
-                if (add) t += load(to);
-                store(to, t);
-            }
+            for (int v = 0; v < V; v++) store(c + i * ldc + v * VL, t[i][v]);
         }
         return;
     }
-    for (i64 i = 0; i < m; i++) {
-        real row[NV * BYTES / sizeof(real)];
-        memcpy(row, tile[i], sizeof row);
-        for (i64 j = 0; j < n; j++) {
-            real t = bias ? row[j] + bias[j] : row[j];
-            c[i * ldc + j] = add ? c[i * ldc + j] + t : t;
+    real tile[MR * NV * LANES] __attribute__((aligned(BYTES)));
+#pragma GCC unroll 16
+    for (int i = 0; i < R; i++) {
+#pragma GCC unroll 16
+        for (int v = 0; v < V; v++) *(vec *)(tile + (i * V + v) * LANES) = t[i][v];
+    }
+    for (i64 i = 0; i < m; i++, c += ldc) {
+        const real *row = tile + i * V * LANES;
+        i64 j = 0;
+        for (; j + VL <= n; j += VL) {
+            vec x = load(row + j);
+            if (bias) x += load(bias + j);
+            store(c + j, add ? load(c + j) + x : x);
+        }
+        for (; j < n; j++) {
+            real x = bias ? row[j] + bias[j] : row[j];
+            c[j] = add ? c[j] + x : x;
         }
     }
 }
 
+typedef void kernel(i64 kc, const real *a, i64 m, const real *b, i64 sb, i64 n, const real *bias, int add, real *c,
+                    i64 ldc);
+
+#define KERNEL(R)                                                                                                     \
+    static void kernel_##R##_1(i64 kc, const real *a, i64 m, const real *b, i64 sb, i64 n, const real *bias, int add, \
+                               real *c, i64 ldc) {                                                                    \
+        multiply(R, 1, kc, a, m, b, sb, n, bias, add, c, ldc);                                                        \
+    }                                                                                                                 \
+    static void kernel_##R##_2(i64 kc, const real *a, i64 m, const real *b, i64 sb, i64 n, const real *bias, int add, \
+                               real *c, i64 ldc) {                                                                    \
+        multiply(R, 2, kc, a, m, b, sb, n, bias, add, c, ldc);                                                        \
+    }
+#define ENTRY(R) {kernel_##R##_1, kernel_##R##_2}
+
+KERNEL(1)
+KERNEL(2) KERNEL(3) KERNEL(4) KERNEL(5) KERNEL(6)
+#if MR > 6
+    KERNEL(7) KERNEL(8) KERNEL(9) KERNEL(10) KERNEL(11) KERNEL(12)
+#endif
+#if MR > 12
+        KERNEL(13) KERNEL(14)
+#endif
+
+    /* by rows - 1 and vectors - 1 */
+    static kernel *const kernels[MR][NV] = {
+        ENTRY(1),  ENTRY(2),  ENTRY(3), ENTRY(4),  ENTRY(5),  ENTRY(6),
+#if MR > 6
+        ENTRY(7),  ENTRY(8),  ENTRY(9), ENTRY(10), ENTRY(11), ENTRY(12),
+#endif
+#if MR > 12
+        ENTRY(13), ENTRY(14),
+#endif
+};
+
+/* The height of tile that wastes the fewest rows on M. */
+static int height(i64 M) {
+    int best = MR;
+    i64 least_rows = INT64_MAX;
+    for (int h = MR; h >= 1 && h >= MR - 3 - 16 * (M < MR); h--) {
+        i64 rows = up(M, h);
+        if (rows < least_rows) least_rows = rows, best = h;
+    }
+    return best;
+}
+
 /* One block of A (packed, mc x kc) times the columns [j0, j1) of a packed panel of B. */
-static void block(i64 mc, i64 kc, i64 j0, i64 j1, const real *a, const real *b, const real *bias, int add, real *c,
-                  i64 ldc) {
+static void block(int h, i64 mc, i64 kc, i64 j0, i64 j1, const real *a, const real *b, const real *bias, int add,
+                  real *c, i64 ldc) {
     for (i64 j = j0; j < j1; j += NR) {
-        const real *sliver = b + j * kc;
-        for (i64 i = 0; i < mc; i += MR) {
-            vec tile[MR][NV];
-            multiply(kc, a + i * kc, sliver, NR, tile);
-            deliver(tile, least(MR, mc - i), least(NR, j1 - j), bias ? bias + j : NULL, add, c + i * ldc + j, ldc);
+        i64 n = least(NR, j1 - j);
+        kernel *run = kernels[h - 1][n > VL];
+        for (i64 i = 0; i < mc; i += h) {
+            run(kc, a + i * kc, least(h, mc - i), b + j * kc, NR, n, bias ? bias + j : NULL, add, c + i * ldc + j, ldc);
         }
     }
 }
@@ -194,6 +313,8 @@ static void work(const product *p, int rank, int team, real *panel, real *mine) 
     grid(p->M, p->N, team, &tm, &tn);
     i64 i0, i1;
     ri_share(p->M, MR, rank / tn, tm, &i0, &i1);
+    int h = height(i1 - i0);
+    i64 rows = MC / h * h;
     for (i64 jc = 0; jc < p->N; jc += NC) {
         i64 nc = least(NC, p->N - jc), j0, j1, p0, p1;
         ri_share(nc, NR, rank % tn, tn, &j0, &j1);
@@ -204,10 +325,10 @@ static void work(const product *p, int rank, int team, real *panel, real *mine) 
             const real *bias = p->bias && pc == 0 ? p->bias + jc : NULL;
             pack(p->b + (jc + p0) * sb_j + pc * sb_k, sb_j, sb_k, p1 - p0, kc, NR, panel + p0 * kc);
             together(team);
-            for (i64 ic = i0; ic < i1 && j0 < j1; ic += MC) {
-                i64 mc = least(MC, i1 - ic);
-                pack(p->a + ic * sa_i + pc * sa_k, sa_i, sa_k, mc, kc, MR, mine);
-                block(mc, kc, j0, j1, mine, panel, bias, add, p->c + ic * p->ldc + jc, p->ldc);
+            for (i64 ic = i0; ic < i1 && j0 < j1; ic += rows) {
+                i64 mc = least(rows, i1 - ic);
+                pack(p->a + ic * sa_i + pc * sa_k, sa_i, sa_k, mc, kc, h, mine);
+                block(h, mc, kc, j0, j1, mine, panel, bias, add, p->c + ic * p->ldc + jc, p->ldc);
             }
             together(team);
         }
@@ -226,7 +347,7 @@ static void empty(const product *p) {
 
 /* Nanoseconds of a product on one thread, about (never more than fits an i64). */
 static i64 cost(i64 batch, i64 M, i64 N, i64 K) {
-    double ns = (double)batch * (double)M * (double)N * (double)K / (double)(2 * VL);
+    double ns = (double)batch * (double)M * (double)N * (double)K / (double)(6 * VL);
     return ns < 1e15 ? (i64)ns : (i64)1e15;
 }
 
@@ -238,7 +359,7 @@ static int run(const product *p, int threads) {
     }
     int team = ri_team(threads, cost(1, p->M, p->N, p->K));
     i64 kc = least(KC, p->K);
-    size_t block_bytes = sizeof(real) * (size_t)(up(least(MC, p->M), MR) * kc);
+    size_t block_bytes = sizeof(real) * (size_t)((least(MC, p->M) + MR) * kc + VL);
     real *panel = ri_workspace(RI_WS_GEMM_B, sizeof(real) * (size_t)(up(least(NC, p->N), NR) * kc));
     if (!panel) return RI_NOMEM;
     if (team == 1) {
@@ -287,9 +408,26 @@ int RI_INTERNAL(gemm)(int ta, int tb, i64 M, i64 N, i64 K, const real *a, i64 ld
 int RI_INTERNAL(gemm_batch)(int ta, int tb, i64 batch, i64 M, i64 N, i64 K, const real *a, i64 lda, i64 a_step,
                             const real *b, i64 ldb, i64 b_step, int accumulate, real *c, i64 ldc, i64 c_step,
                             int threads) {
+    if (batch <= 0 || M <= 0 || N <= 0 || K <= 0) {
+        if (c_step == 0) batch = 1; /* an empty sum */
+        for (i64 i = 0; i < batch; i++) {
+            product p = {ta, tb, M, N, 0, NULL, lda, NULL, ldb, NULL, accumulate, c + i * c_step, ldc};
+            int status = run(&p, 1);
+            if (status != RI_OK) return status;
+        }
+        return RI_OK;
+    }
+    /* Matrices that follow each other are one tall matrix: with a shared b, rows of A and C; for a sum over the batch,
+     * steps of K. */
+    int rows_follow = !ta && b_step == 0 && a_step == M * lda && c_step == M * ldc;
+    int steps_follow = c_step == 0 && ta && !tb && a_step == K * lda && b_step == K * ldb;
+    if (rows_follow) M *= batch;
+    if (steps_follow) K *= batch;
+    if (rows_follow || steps_follow) batch = 1;
+
     /* One matrix a thread where that keeps the team busy, else the team goes through the matrices together. */
     int team = ri_team(threads, cost(batch, M, N, K));
-    if (team > 1 && batch >= team) {
+    if (team > 1 && batch >= team && c_step != 0) {
         int failed = RI_OK;
 #pragma omp parallel for schedule(static) num_threads(team)
         for (i64 i = 0; i < batch; i++) {
@@ -303,7 +441,8 @@ int RI_INTERNAL(gemm_batch)(int ta, int tb, i64 batch, i64 M, i64 N, i64 K, cons
         return failed;
     }
     for (i64 i = 0; i < batch; i++) {
-        product p = {ta, tb, M, N, K, a + i * a_step, lda, b + i * b_step, ldb, NULL, accumulate, c + i * c_step, ldc};
+        int add = accumulate || (c_step == 0 && i > 0);
+        product p = {ta, tb, M, N, K, a + i * a_step, lda, b + i * b_step, ldb, NULL, add, c + i * c_step, ldc};
         int status = run(&p, threads);
         if (status != RI_OK) return status;
     }

@@ -75,3 +75,15 @@ def output(op: str, out: np.ndarray | None, like: np.ndarray) -> None:
         raise ValueError(f"{op}: out has shape {out.shape}, expected {like.shape}")
     if not (out.flags.writeable and out.flags.c_contiguous):
         raise ValueError(f"{op}: out must be writable and C-contiguous")
+
+
+def writable(op: str, name: str, a: np.ndarray, shape: tuple[int, ...], dtype: np.dtype) -> None:
+    """An array to write (`out`, a gradient to add to): this dtype and shape, writable, C-contiguous. TypeError or
+    ValueError."""
+    if not isinstance(a, np.ndarray) or a.dtype != dtype:
+        given = a.dtype if isinstance(a, np.ndarray) else type(a).__name__
+        raise TypeError(f"{op}: {name} is {given}, expected a numpy array of {dtype}")
+    if a.shape != shape:
+        raise ValueError(f"{op}: {name} has shape {a.shape}, expected {shape}")
+    if not (a.flags.writeable and a.flags.c_contiguous):
+        raise ValueError(f"{op}: {name} must be writable and C-contiguous")

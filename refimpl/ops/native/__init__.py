@@ -6,4 +6,7 @@ Importing this package registers every mirror; without the C core it registers n
 from refimpl.backends import native
 
 if native.lib is not None:
-    from refimpl.ops.native import activation  # noqa: F401
+    from refimpl.ops.native import (
+        activation,  # noqa: F401
+        matmul,  # noqa: F401
+    )

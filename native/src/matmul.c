@@ -1,0 +1,63 @@
+/* matmul.c - matrix products and the linear layer. Mirror of refimpl/ops/matmul.py.
+ *
+ * Roofline: the products are gemm.c's, bound by multiply-adds but for the thinnest shapes. The bias is added while a
+ * tile of the result is still in registers; its gradient is one more pass over dy, D_in times less work than dweight.
+ */
+#include "matmul.h"
+#include "gemm.h"
+
+int RI(matmul)(const real *a, const real *b, int transpose_a, int transpose_b, i64 B, i64 M, i64 N, i64 K, i64 lda,
+               i64 a_step, i64 ldb, i64 b_step, real *out, i64 out_step, int threads) {
+    return RI_INTERNAL(gemm_batch)(transpose_a, transpose_b, B, M, N, K, a, lda, a_step, b, ldb, b_step, 0, out, N,
+                                   out_step, threads);
+}
+
+int RI(linear)(const real *x, const real *weight, int transposed, const real *bias, i64 B, i64 D_in, i64 D_out,
+               real *out, int threads) {
+    return RI_INTERNAL(gemm_bias)(0, transposed, B, D_out, D_in, x, D_in, weight, transposed ? D_in : D_out, bias, 0,
+                                  out, D_out, threads);
+}
+
+/* dbias = (accumulate ? dbias : 0) + the sum over the rows of dy, for the columns [j0, j1). Rows in order. */
+static void sum_rows(const real *dy, i64 B, i64 D_out, i64 j0, i64 j1, int accumulate, real *dbias) {
+    enum { WIDTH = 128 }; /* columns whose sums stay in registers or L1 */
+    for (i64 j = j0; j < j1; j += WIDTH) {
+        i64 n = j1 - j < WIDTH ? j1 - j : WIDTH;
+        real sum[WIDTH] = {0};
+        if (n == WIDTH) {
+            for (i64 i = 0; i < B; i++) {
+#pragma omp simd
+                for (i64 q = 0; q < WIDTH; q++) sum[q] += dy[i * D_out + j + q];
+            }
+        } else {
+            for (i64 i = 0; i < B; i++) {
+#pragma omp simd
+                for (i64 q = 0; q < n; q++) sum[q] += dy[i * D_out + j + q];
+            }
+        }
+        for (i64 q = 0; q < n; q++) dbias[j + q] = accumulate ? dbias[j + q] + sum[q] : sum[q];
+    }
+}
+
+int RI(linear_backward)(const real *dy, const real *x, const real *weight, int transposed, i64 B, i64 D_in, i64 D_out,
+                        int accumulate, real *dx, real *dweight, real *dbias, int threads) {
+    if (dx) {
+        int status = RI_INTERNAL(gemm)(0, !transposed, B, D_in, D_out, dy, D_out, weight, transposed ? D_in : D_out, 0,
+                                       dx, D_in, threads);
+        if (status != RI_OK) return status;
+    }
+    int status = RI_INTERNAL(gemm)(1, 0, D_in, D_out, B, x, D_in, dy, D_out, accumulate, dweight, D_out, threads);
+    if (status != RI_OK || !dbias) return status;
+    int team = ri_team(threads, B * D_out / 8);
+    if (team == 1) {
+        sum_rows(dy, B, D_out, 0, D_out, accumulate, dbias);
+        return RI_OK;
+    }
+#pragma omp parallel for schedule(static) num_threads(team)
+    for (int part = 0; part < team; part++) {
+        i64 j0, j1;
+        ri_share(D_out, 16, part, team, &j0, &j1);
+        sum_rows(dy, B, D_out, j0, j1, accumulate, dbias);
+    }
+    return RI_OK;
+}

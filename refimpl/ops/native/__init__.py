@@ -8,5 +8,6 @@ from refimpl.backends import native
 if native.lib is not None:
     from refimpl.ops.native import (
         activation,  # noqa: F401
+        denoise,  # noqa: F401
         matmul,  # noqa: F401
     )

@@ -9,5 +9,8 @@ if native.lib is not None:
     from refimpl.ops.native import (
         activation,  # noqa: F401
         denoise,  # noqa: F401
+        loss,  # noqa: F401
         matmul,  # noqa: F401
+        norm,  # noqa: F401
+        softmax,  # noqa: F401
     )

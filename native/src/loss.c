@@ -1,0 +1,279 @@
+/* loss.c - losses and their gradients. Mirror of refimpl/ops/loss.py.
+ *
+ * Roofline: every kernel reads its inputs once. mse, l1 and cosine similarity need 1-3 FMAs for 8 bytes and run at
+ * memory bandwidth; the others add an exponential (and a logarithm) an element, 15-30 FMAs that vectorise.
+ * Cross-entropy makes maximum, sum, logarithm, loss and probabilities while the row is in the first cache.
+ *
+ * A loss over many elements is the sum of at most RI_PARTIALS partial sums, cut by size and added in order: any number
+ * of threads gives the same bits.
+ */
+#include "loss.h"
+#include "rows.h"
+
+/* *loss = (sum of the parts) / divisor, where PART is the sum over the elements [lo, hi) of n */
+#define MEAN(n, least, cost, divisor, PART)                                       \
+    do {                                                                          \
+        double parts[RI_PARTIALS];                                                \
+        const i64 per = ri_block_rows((n), (least)), count = ri_blocks((n), per); \
+        int team = ri_team(threads, (n) * (cost));                                \
+        RI_EACH(team, block, count, {                                             \
+            const i64 lo = block * per, hi = ri_smaller(lo + per, (n));           \
+            parts[block] = PART;                                                  \
+        });                                                                       \
+        double total = 0.0;                                                       \
+        for (i64 block = 0; block < count; block++) total += parts[block];        \
+        *loss = (real)(total / (double)(divisor));                                \
+        return RI_OK;                                                             \
+    } while (0)
+
+/* EXPR for every element i */
+#define ELEMENTS(n, cost, EXPR)                                                                                 \
+    do {                                                                                                        \
+        int team = ri_team(threads, (n) * (cost));                                                              \
+        if (team == 1) {                                                                                        \
+            _Pragma("omp simd") for (i64 i = 0; i < (n); i++) {                                                 \
+                EXPR;                                                                                           \
+            }                                                                                                   \
+        } else {                                                                                                \
+            _Pragma("omp parallel for simd schedule(static) num_threads(team)") for (i64 i = 0; i < (n); i++) { \
+                EXPR;                                                                                           \
+            }                                                                                                   \
+        }                                                                                                       \
+        return RI_OK;                                                                                           \
+    } while (0)
+
+/* sum over [lo, hi) of the scalar expression TERM in i */
+#define SUM_OF(lo, hi, TERM)                                                            \
+    do {                                                                                \
+        double sum = 0.0;                                                               \
+        for (i64 first = (lo); first < (hi); first += RI_CHUNK) {                       \
+            const i64 end = ri_smaller(first + RI_CHUNK, (hi));                         \
+            real part = R(0.0);                                                         \
+            _Pragma("omp simd reduction(+ : part)") for (i64 i = first; i < end; i++) { \
+                part += TERM;                                                           \
+            }                                                                           \
+            sum += part;                                                                \
+        }                                                                               \
+        return sum;                                                                     \
+    } while (0)
+
+/* ---------------------------------------------------------------- cross-entropy */
+
+/* *total = the sum of the weights of the samples that count */
+static int total_weight(const i64 *target, int ignoring, i64 ignore_index, const real *weight, i64 B, i64 K,
+                        double *total) {
+    double sum = 0.0;
+    for (i64 b = 0; b < B; b++) {
+        if (ignoring && target[b] == ignore_index) continue;
+        if (target[b] < 0 || target[b] >= K) return RI_INDEX;
+        sum += weight ? (double)weight[b] : 1.0;
+    }
+    *total = sum;
+    return sum > 0.0 ? RI_OK : RI_BADARG;
+}
+
+/* The weighted sum of the losses of a few rows (at most ri_group(K)), and their probabilities. */
+static double cross_entropy_group(const real *logits, const i64 *target, double label_smoothing, int ignoring,
+                                  i64 ignore_index, const real *weight, i64 rows, i64 K, real *p) {
+    real m[RI_FLAT], s[RI_FLAT], log_s[RI_FLAT];
+    ri_exp_group(logits, rows, K, p, m, s); /* p = exp(z - m), s = sum p */
+#pragma omp simd
+    for (i64 b = 0; b < rows; b++) log_s[b] = ri_log(s[b]);
+    const real hit = (real)(1.0 - label_smoothing), every = (real)(label_smoothing / (double)K);
+    double loss = 0.0;
+    for (i64 b = 0; b < rows; b++) {
+        const real *z = logits + b * K;
+        real *row = p + b * K, scale = R(1.0) / s[b];
+#pragma omp simd
+        for (i64 k = 0; k < K; k++) row[k] *= scale;
+        if (ignoring && target[b] == ignore_index) continue;
+        real log_p = (z[target[b]] - m[b]) - log_s[b];
+        real ce = -hit * log_p;
+        if (label_smoothing > 0.0) {
+            double sum;
+            RI_ROW_SUM(K, sum, RI_AT(z) - m[b]);
+            ce -= every * (real)(sum - (double)K * (double)log_s[b]);
+        }
+        loss += weight ? (double)weight[b] * (double)ce : (double)ce;
+    }
+    return loss;
+}
+
+static double cross_entropy_rows(const real *logits, const i64 *target, double label_smoothing, int ignoring,
+                                 i64 ignore_index, const real *weight, i64 lo, i64 hi, i64 K, real *p) {
+    double loss = 0.0;
+    const i64 group = ri_group(K);
+    for (i64 b = lo; b < hi; b += group)
+        loss += cross_entropy_group(logits + b * K, target + b, label_smoothing, ignoring, ignore_index,
+                                    weight ? weight + b : NULL, ri_smaller(group, hi - b), K, p + b * K);
+    return loss;
+}
+
+int RI(cross_entropy)(const real *logits, const i64 *target, double label_smoothing, int ignoring, i64 ignore_index,
+                      const real *weight, i64 B, i64 K, real *loss, real *p, int threads) {
+    double total_w;
+    int status = total_weight(target, ignoring, ignore_index, weight, B, K, &total_w);
+    if (status) return status;
+    threads = ri_team(threads, B * K * 2); /* MEAN counts rows: the team is chosen here and forced there */
+    threads = threads > 1 ? -threads : 1;
+    MEAN(B, ri_group(K), 1, total_w,
+         cross_entropy_rows(logits, target, label_smoothing, ignoring, ignore_index, weight, lo, hi, K, p));
+}
+
+int RI(cross_entropy_backward)(const real *p, const i64 *target, double label_smoothing, int ignoring, i64 ignore_index,
+                               const real *weight, double dloss, i64 B, i64 K, real *dlogits, int threads) {
+    double total_w;
+    int status = total_weight(target, ignoring, ignore_index, weight, B, K, &total_w);
+    if (status) return status;
+    const real hit = (real)(1.0 - label_smoothing), every = (real)(label_smoothing / (double)K);
+    const i64 per = ri_larger(1, RI_CHUNK / K);
+    int team = ri_team(threads, B * K);
+    RI_EACH(team, block, ri_blocks(B, per), {
+        for (i64 b = block * per; b < ri_smaller((block + 1) * per, B); b++) {
+            const real *row = p + b * K;
+            real *dz = dlogits + b * K;
+            if (ignoring && target[b] == ignore_index) {
+                for (i64 k = 0; k < K; k++) dz[k] = R(0.0);
+                continue;
+            }
+            const real scale = (real)(dloss * (weight ? (double)weight[b] : 1.0) / total_w);
+            _Pragma("omp simd") for (i64 k = 0; k < K; k++) dz[k] = scale * (row[k] - every);
+            const i64 t = target[b];
+            dz[t] = scale * ((row[t] - every) - hit);
+        }
+    });
+    return RI_OK;
+}
+
+/* ---------------------------------------------------------------- element by element */
+
+RI_ALWAYS real bce_term(real z, real t) {
+    return (ri_max(z, R(0.0)) - z * t) + ri_log1p(ri_exp(-ri_abs(z)));
+}
+
+static double bce_sum(const real *logits, const real *target, i64 lo, i64 hi) {
+    SUM_OF(lo, hi, bce_term(logits[i], target[i]));
+}
+
+static double bce_weighted_sum(const real *logits, const real *target, const real *weight, i64 lo, i64 hi) {
+    SUM_OF(lo, hi, weight[i] * bce_term(logits[i], target[i]));
+}
+
+int RI(binary_cross_entropy_with_logits)(const real *logits, const real *target, const real *weight, i64 n, real *loss,
+                                         int threads) {
+    if (weight) MEAN(n, RI_CHUNK, 4, n, bce_weighted_sum(logits, target, weight, lo, hi));
+    MEAN(n, RI_CHUNK, 4, n, bce_sum(logits, target, lo, hi));
+}
+
+int RI(binary_cross_entropy_with_logits_backward)(const real *logits, const real *target, const real *weight,
+                                                  double dloss, i64 n, real *dlogits, int threads) {
+    const real scale = (real)(dloss / (double)n);
+    if (weight) ELEMENTS(n, 2, dlogits[i] = scale * weight[i] * (ri_sigmoid(logits[i]) - target[i]));
+    ELEMENTS(n, 2, dlogits[i] = scale * (ri_sigmoid(logits[i]) - target[i]));
+}
+
+static double squares(const real *prediction, const real *target, i64 n) {
+    double s;
+    RI_ROW_SUM(n, s, (RI_AT(prediction) - RI_AT(target)) * (RI_AT(prediction) - RI_AT(target)));
+    return s;
+}
+
+int RI(mse)(const real *prediction, const real *target, i64 n, real *loss, int threads) {
+    MEAN(n, RI_CHUNK, 1, n, squares(prediction + lo, target + lo, hi - lo));
+}
+
+int RI(mse_backward)(const real *prediction, const real *target, double dloss, i64 n, real *dprediction, int threads) {
+    const real scale = (real)(2.0 * dloss / (double)n);
+    ELEMENTS(n, 1, dprediction[i] = scale * (prediction[i] - target[i]));
+}
+
+RI_ALWAYS ri_vec vec_abs(ri_vec v) {
+    const ri_lanemask sign = (ri_lanemask)(-(ri_vec){0});
+    return (ri_vec)((ri_lanemask)v & ~sign);
+}
+
+static double distances(const real *prediction, const real *target, i64 n) {
+    double s;
+    RI_ROW_SUM(n, s, vec_abs(RI_AT(prediction) - RI_AT(target)));
+    return s;
+}
+
+int RI(l1)(const real *prediction, const real *target, i64 n, real *loss, int threads) {
+    MEAN(n, RI_CHUNK, 1, n, distances(prediction + lo, target + lo, hi - lo));
+}
+
+int RI(l1_backward)(const real *prediction, const real *target, double dloss, i64 n, real *dprediction, int threads) {
+    const real scale = (real)(dloss / (double)n);
+    ELEMENTS(n, 1, real d = prediction[i] - target[i]; real sign = d > R(0.0) ? R(1.0) : (d < R(0.0) ? R(-1.0) : d);
+             dprediction[i] = scale * sign);
+}
+
+/* p (log p - log q), 0 where p = 0 */
+RI_ALWAYS real kl_term(real log_p, real log_q) {
+    real p = ri_exp(log_p), term = p * (log_p - log_q);
+    return p == R(0.0) ? R(0.0) : term;
+}
+
+static double kl_sum(const real *log_p, const real *log_q, i64 lo, i64 hi) {
+    SUM_OF(lo, hi, kl_term(log_p[i], log_q[i]));
+}
+
+int RI(kl_divergence)(const real *log_p, const real *log_q, i64 B, i64 n, real *loss, int threads) {
+    MEAN(n, RI_CHUNK, 2, B, kl_sum(log_p, log_q, lo, hi));
+}
+
+int RI(kl_divergence_backward)(const real *log_p, const real *log_q, double dloss, i64 B, i64 n, real *dlog_p,
+                               real *dlog_q, int threads) {
+    const real scale = (real)(dloss / (double)B);
+    ELEMENTS(n, 2, real p = ri_exp(log_p[i]); real g = scale * p; real d = g * ((log_p[i] - log_q[i]) + R(1.0));
+             dlog_p[i] = p == R(0.0) ? R(0.0) : d; dlog_q[i] = -g);
+}
+
+/* ---------------------------------------------------------------- cosine similarity */
+
+static void cosine_rows(const real *a, const real *b, real eps, i64 lo, i64 hi, i64 D, real *s, real *norm_a,
+                        real *norm_b) {
+    for (i64 r = lo; r < hi; r++) {
+        const real *u = a + r * D, *v = b + r * D;
+        norm_a[r] = (real)sqrt(ri_row_dot(u, u, D));
+        norm_b[r] = (real)sqrt(ri_row_dot(v, v, D));
+        s[r] = (real)ri_row_dot(u, v, D) / ri_max(norm_a[r], eps) / ri_max(norm_b[r], eps);
+    }
+}
+
+int RI(cosine_similarity)(const real *a, const real *b, double eps, i64 B, i64 D, real *s, real *norm_a, real *norm_b,
+                          int threads) {
+    const i64 per = ri_larger(1, RI_CHUNK / ri_larger(D, 1));
+    int team = ri_team(threads, B * D);
+    RI_EACH(team, block, ri_blocks(B, per),
+            cosine_rows(a, b, (real)eps, block * per, ri_smaller((block + 1) * per, B), D, s, norm_a, norm_b));
+    return RI_OK;
+}
+
+static void cosine_rows_backward(const real *ds, const real *a, const real *b, const real *s, const real *norm_a,
+                                 const real *norm_b, real eps, i64 lo, i64 hi, i64 D, real *da, real *db) {
+    for (i64 r = lo; r < hi; r++) {
+        const real *u = a + r * D, *v = b + r * D;
+        real *du = da + r * D, *dv = db + r * D;
+        const real big_a = ri_max(norm_a[r], eps), big_b = ri_max(norm_b[r], eps);
+        const real cross = ds[r] / big_a / big_b;
+        /* a norm below eps counts as the constant eps */
+        const real own_a = norm_a[r] < eps ? R(0.0) : ds[r] * s[r] / big_a / big_a;
+        const real own_b = norm_b[r] < eps ? R(0.0) : ds[r] * s[r] / big_b / big_b;
+#pragma omp simd
+        for (i64 i = 0; i < D; i++) {
+            du[i] = cross * v[i] - own_a * u[i];
+            dv[i] = cross * u[i] - own_b * v[i];
+        }
+    }
+}
+
+int RI(cosine_similarity_backward)(const real *ds, const real *a, const real *b, const real *s, const real *norm_a,
+                                   const real *norm_b, double eps, i64 B, i64 D, real *da, real *db, int threads) {
+    const i64 per = ri_larger(1, RI_CHUNK / ri_larger(D, 1));
+    int team = ri_team(threads, B * D * 2);
+    RI_EACH(team, block, ri_blocks(B, per),
+            cosine_rows_backward(ds, a, b, s, norm_a, norm_b, (real)eps, block * per, ri_smaller((block + 1) * per, B),
+                                 D, da, db));
+    return RI_OK;
+}

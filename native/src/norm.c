@@ -1,0 +1,554 @@
+/* norm.c - layer, RMS, group and batch normalisation and their gradients. Mirror of refimpl/ops/norm.py.
+ *
+ * Roofline: forward reads x and writes y, 8 bytes an element (float32); backward reads dy and x and writes dx, 12
+ * bytes; about 10 FMAs. What is normalised together (a row, a group, a channel of the batch) is passed over two or
+ * three times, but comes from memory once as long as it fits the second cache.
+ *
+ * Statistics: with m the mean as first computed and d = x - m, the mean is m + sum(d)/n and the variance
+ * sum(d^2)/n - (sum(d)/n)^2. The first pass may be wrong by the rounding of a sum of large numbers; the second corrects
+ * it, so that a mean far from zero costs no accuracy.
+ *
+ * Two layouts. Where the positions of a channel are many (S >= SEGMENT), each channel is a contiguous segment with one
+ * gain. Where they are few, rows are taken as they lie, and gain and bias are repeated S times to the row's length.
+ *
+ * Sums over rows (dgain, dbias, statistics of columns) are partial sums over blocks of rows, cut by size and added in
+ * order: any number of threads gives the same bits.
+ */
+#include "norm.h"
+#include "rows.h"
+
+enum { SEGMENT = 32, LEAST_ROWS = 16 };
+
+/* ---------------------------------------------------------------- parts that several kernels share */
+
+/* sum(d) and sum(d^2) of d = x - m over a row */
+static inline void moments(const real *x, real m, i64 n, double *sum, double *sum2) {
+    RI_ROW_SUMS(n, *sum, RI_AT(x) - m, *sum2, (RI_AT(x) - m) * (RI_AT(x) - m));
+}
+
+/* From the moments about m: mean and 1/sqrt(variance + eps). A NaN stays. */
+static inline void statistics(real m, double sum, double sum2, double n, double eps, real *mean, real *rstd) {
+    double shift = sum / n;
+    double variance = sum2 / n - shift * shift;
+    variance = variance < 0.0 ? 0.0 : variance;
+    *mean = (real)((double)m + shift);
+    *rstd = (real)(1.0 / sqrt(variance + eps));
+}
+
+static inline void row_statistics(const real *x, i64 n, double eps, real *mean, real *rstd) {
+    real m = (real)(ri_row_sum(x, n) / (double)n);
+    double sum, sum2;
+    moments(x, m, n, &sum, &sum2);
+    statistics(m, sum, sum2, (double)n, eps, mean, rstd);
+}
+
+/* a with each entry repeated S times, in `room`, or `value` everywhere where a is NULL; a itself where it will do. */
+static const real *spread(const real *a, real value, i64 C, i64 S, real *room) {
+    if (a && S == 1) return a;
+    for (i64 c = 0; c < C; c++) {
+        real v = a ? a[c] : value;
+        for (i64 s = c * S; s < (c + 1) * S; s++) room[s] = v;
+    }
+    return room;
+}
+
+/* out[c] = the sum of partial[block][c S .. c S + S), blocks in order */
+static void fold(const real *partial, i64 stride, i64 blocks, i64 C, i64 S, real *out) {
+    if (S == 1) {
+        for (i64 c = 0; c < C; c += RI_LANES) {
+            const int lanes = (int)ri_smaller(RI_LANES, C - c);
+            double sum[RI_LANES] = {0};
+            for (i64 k = 0; k < blocks; k++) {
+                const real *row = partial + k * stride + c;
+                for (int j = 0; j < lanes; j++) sum[j] += row[j];
+            }
+            for (int j = 0; j < lanes; j++) out[c + j] = (real)sum[j];
+        }
+        return;
+    }
+    for (i64 c = 0; c < C; c++) {
+        double sum = 0.0;
+        for (i64 k = 0; k < blocks; k++)
+            for (i64 s = c * S; s < (c + 1) * S; s++) sum += partial[k * stride + s];
+        out[c] = (real)sum;
+    }
+}
+
+/* y = (x - mean) rstd gain + bias for one gain and bias */
+static inline void scale_segment(const real *x, real mean, real scale, real bias, i64 n, real *y) {
+#pragma omp simd
+    for (i64 i = 0; i < n; i++) y[i] = (x[i] - mean) * scale + bias;
+}
+
+/* sum(dy) and sum(dy (x - mean)) over a row */
+static inline void gradient_sums(const real *dy, const real *x, real mean, i64 n, double *sum, double *inner) {
+    RI_ROW_SUMS(n, *sum, RI_AT(dy), *inner, RI_AT(dy) * (RI_AT(x) - mean));
+}
+
+/* ---------------------------------------------------------------- groups of a row: layer and group normalisation */
+
+/* Rows [lo, hi) of D = groups * M, gain and bias of length D. */
+static void group_rows(const real *x, const real *gain, const real *bias, i64 groups, double eps, i64 lo, i64 hi, i64 M,
+                       real *y, real *mean, real *rstd) {
+    for (i64 r = lo * groups; r < hi * groups; r++) {
+        const real *row = x + r * M, *g = gain + r % groups * M, *b = bias + r % groups * M;
+        real *out = y + r * M;
+        row_statistics(row, M, eps, &mean[r], &rstd[r]);
+        const real m = mean[r], scale = rstd[r];
+#pragma omp simd
+        for (i64 i = 0; i < M; i++) out[i] = (row[i] - m) * scale * g[i] + b[i];
+    }
+}
+
+/* dx of rows [lo, hi), and what they add to dgain and dbias (both of length D, overwritten). */
+static void group_rows_backward(const real *dy, const real *x, const real *gain, const real *mean, const real *rstd,
+                                i64 groups, i64 lo, i64 hi, i64 M, real *dx, real *dgain, real *dbias) {
+    const i64 D = groups * M;
+    for (i64 i = 0; i < D; i++) dgain[i] = dbias[i] = R(0.0);
+    for (i64 r = lo * groups; r < hi * groups; r++) {
+        const i64 start = r % groups * M;
+        const real *row = x + r * M, *grad = dy + r * M, *g = gain + start;
+        real *out = dx + r * M, *dg = dgain + start, *db = dbias + start;
+        const real m = mean[r], scale = rstd[r];
+        double sum, inner;
+        RI_ROW_SUMS(M, sum, RI_AT(g) * RI_AT(grad), inner, RI_AT(g) * RI_AT(grad) * (RI_AT(row) - m));
+        const real mean_dy = (real)(sum / (double)M);
+        const real mean_dy_xhat = (real)(inner * (double)scale / (double)M);
+#pragma omp simd
+        for (i64 i = 0; i < M; i++) {
+            real xhat = (row[i] - m) * scale;
+            dg[i] += grad[i] * xhat;
+            db[i] += grad[i];
+            out[i] = scale * (grad[i] * g[i] - mean_dy - xhat * mean_dy_xhat);
+        }
+    }
+}
+
+/* Segments of S positions: the groups [lo, hi) of all B * groups. */
+static void group_segments(const real *x, const real *gain, const real *bias, i64 groups, double eps, i64 lo, i64 hi,
+                           i64 C, i64 S, real *y, real *mean, real *rstd) {
+    const i64 per = C / groups;
+    for (i64 r = lo; r < hi; r++) {
+        row_statistics(x + r * per * S, per * S, eps, &mean[r], &rstd[r]);
+        for (i64 k = 0; k < per; k++) {
+            const i64 c = r % groups * per + k, at = (r * per + k) * S;
+            scale_segment(x + at, mean[r], gain ? rstd[r] * gain[c] : rstd[r], bias ? bias[c] : R(0.0), S, y + at);
+        }
+    }
+}
+
+/* dx of groups [lo, hi); sum(dy xhat) and sum(dy) of each of their segments go to dgain and dbias (B, C). */
+static void group_segments_backward(const real *dy, const real *x, const real *gain, const real *mean, const real *rstd,
+                                    i64 groups, i64 lo, i64 hi, i64 C, i64 S, real *dx, real *dgain, real *dbias) {
+    const i64 per = C / groups;
+    for (i64 r = lo; r < hi; r++) {
+        const real m = mean[r], scale = rstd[r];
+        const real *g = gain ? gain + r % groups * per : NULL;
+        double total = 0.0, total_inner = 0.0;
+        for (i64 k = 0; k < per; k++) {
+            const i64 segment = r * per + k;
+            double sum, inner;
+            gradient_sums(dy + segment * S, x + segment * S, m, S, &sum, &inner);
+            inner *= (double)scale;
+            dgain[segment] = (real)inner;
+            dbias[segment] = (real)sum;
+            total += g ? (double)g[k] * sum : sum;
+            total_inner += g ? (double)g[k] * inner : inner;
+        }
+        const double M = (double)per * (double)S;
+        const real mean_dy = (real)(total / M), mean_dy_xhat = (real)(total_inner / M);
+        for (i64 k = 0; k < per; k++) {
+            const real *row = x + (r * per + k) * S, *grad = dy + (r * per + k) * S;
+            real *out = dx + (r * per + k) * S;
+            const real gk = g ? g[k] : R(1.0);
+#pragma omp simd
+            for (i64 i = 0; i < S; i++) out[i] = scale * (grad[i] * gk - mean_dy - (row[i] - m) * scale * mean_dy_xhat);
+        }
+    }
+}
+
+int RI(groupnorm)(const real *x, const real *gain, const real *bias, i64 groups, double eps, i64 B, i64 C, i64 S,
+                  real *y, real *mean, real *rstd, int threads) {
+    if (groups < 1 || C % groups) return RI_BADARG;
+    const i64 D = C * S;
+    int team = ri_team(threads, B * D);
+    if (S >= SEGMENT) {
+        RI_EACH(team, r, B * groups, group_segments(x, gain, bias, groups, eps, r, r + 1, C, S, y, mean, rstd));
+        return RI_OK;
+    }
+    real *room = ri_workspace(RI_WS_OP, (size_t)(2 * D) * sizeof(real));
+    if (!room) return RI_NOMEM;
+    const real *gains = spread(gain, R(1.0), C, S, room), *biases = spread(bias, R(0.0), C, S, room + D);
+    const i64 rows = ri_larger(1, RI_CHUNK / ri_larger(D, 1));
+    RI_EACH(
+        team, k, ri_blocks(B, rows),
+        group_rows(x, gains, biases, groups, eps, k * rows, ri_smaller((k + 1) * rows, B), D / groups, y, mean, rstd));
+    return RI_OK;
+}
+
+int RI(groupnorm_backward)(const real *dy, const real *x, const real *gain, const real *mean, const real *rstd,
+                           i64 groups, i64 B, i64 C, i64 S, real *dx, real *dgain, real *dbias, int threads) {
+    if (groups < 1 || C % groups) return RI_BADARG;
+    const i64 D = C * S;
+    int team = ri_team(threads, B * D * 2);
+    if (S >= SEGMENT) {
+        real *sums = ri_workspace(RI_WS_OP, (size_t)(2 * B * C) * sizeof(real));
+        if (!sums) return RI_NOMEM;
+        RI_EACH(team, r, B * groups,
+                group_segments_backward(dy, x, gain, mean, rstd, groups, r, r + 1, C, S, dx, sums, sums + B * C));
+        fold(sums, C, B, C, 1, dgain);
+        fold(sums + B * C, C, B, C, 1, dbias);
+        return RI_OK;
+    }
+    const i64 rows = ri_block_rows(B, LEAST_ROWS), blocks = ri_blocks(B, rows);
+    real *room = ri_workspace(RI_WS_OP, (size_t)((2 * blocks + 1) * D) * sizeof(real));
+    if (!room) return RI_NOMEM;
+    real *partial = room + D;
+    const real *gains = spread(gain, R(1.0), C, S, room);
+    RI_EACH(team, k, blocks,
+            group_rows_backward(dy, x, gains, mean, rstd, groups, k * rows, ri_smaller((k + 1) * rows, B), D / groups,
+                                dx, partial + 2 * k * D, partial + (2 * k + 1) * D));
+    fold(partial, 2 * D, blocks, C, S, dgain);
+    fold(partial + D, 2 * D, blocks, C, S, dbias);
+    return RI_OK;
+}
+
+/* One group with a gain for each of its elements. */
+int RI(layernorm)(const real *x, const real *gain, const real *bias, double eps, i64 B, i64 D, real *y, real *mean,
+                  real *rstd, int threads) {
+    return RI(groupnorm)(x, gain, bias, 1, eps, B, D, 1, y, mean, rstd, threads);
+}
+
+int RI(layernorm_backward)(const real *dy, const real *x, const real *gain, const real *mean, const real *rstd, i64 B,
+                           i64 D, real *dx, real *dgain, real *dbias, int threads) {
+    return RI(groupnorm_backward)(dy, x, gain, mean, rstd, 1, B, D, 1, dx, dgain, dbias, threads);
+}
+
+/* ---------------------------------------------------------------- RMS normalisation */
+
+static void rms_rows(const real *x, const real *gain, double eps, i64 lo, i64 hi, i64 D, real *y, real *rrms) {
+    for (i64 r = lo; r < hi; r++) {
+        const real *row = x + r * D;
+        real *out = y + r * D;
+        const real scale = rrms[r] = (real)(1.0 / sqrt(ri_row_dot(row, row, D) / (double)D + eps));
+#pragma omp simd
+        for (i64 i = 0; i < D; i++) out[i] = row[i] * scale * gain[i];
+    }
+}
+
+int RI(rmsnorm)(const real *x, const real *gain, double eps, i64 B, i64 D, real *y, real *rrms, int threads) {
+    real *room = ri_workspace(RI_WS_OP, (size_t)D * sizeof(real));
+    if (!room) return RI_NOMEM;
+    const real *gains = spread(gain, R(1.0), D, 1, room);
+    const i64 rows = ri_larger(1, RI_CHUNK / ri_larger(D, 1));
+    int team = ri_team(threads, B * D);
+    RI_EACH(team, k, ri_blocks(B, rows), rms_rows(x, gains, eps, k * rows, ri_smaller((k + 1) * rows, B), D, y, rrms));
+    return RI_OK;
+}
+
+/* dx of rows [lo, hi), and what they add to dgain (overwritten) */
+static void rms_rows_backward(const real *dy, const real *x, const real *gain, const real *rrms, i64 lo, i64 hi, i64 D,
+                              real *dx, real *dgain) {
+    for (i64 i = 0; i < D; i++) dgain[i] = R(0.0);
+    for (i64 r = lo; r < hi; r++) {
+        const real *row = x + r * D, *grad = dy + r * D;
+        real *out = dx + r * D;
+        const real scale = rrms[r];
+        double inner;
+        RI_ROW_SUM(D, inner, RI_AT(gain) * RI_AT(grad) * RI_AT(row));
+        const real mean_dy_xhat = (real)(inner * (double)scale / (double)D);
+#pragma omp simd
+        for (i64 i = 0; i < D; i++) {
+            real xhat = row[i] * scale;
+            dgain[i] += grad[i] * xhat;
+            out[i] = scale * (grad[i] * gain[i] - xhat * mean_dy_xhat);
+        }
+    }
+}
+
+int RI(rmsnorm_backward)(const real *dy, const real *x, const real *gain, const real *rrms, i64 B, i64 D, real *dx,
+                         real *dgain, int threads) {
+    const i64 rows = ri_block_rows(B, LEAST_ROWS), blocks = ri_blocks(B, rows);
+    real *room = ri_workspace(RI_WS_OP, (size_t)((blocks + 1) * D) * sizeof(real));
+    if (!room) return RI_NOMEM;
+    real *partial = room + D;
+    const real *gains = spread(gain, R(1.0), D, 1, room);
+    int team = ri_team(threads, B * D * 2);
+    RI_EACH(team, k, blocks,
+            rms_rows_backward(dy, x, gains, rrms, k * rows, ri_smaller((k + 1) * rows, B), D, dx, partial + k * D));
+    fold(partial, D, blocks, D, 1, dgain);
+    return RI_OK;
+}
+
+/* ---------------------------------------------------------------- batch normalisation, segments (S >= SEGMENT) */
+
+static void batch_channel(const real *x, const real *gain, const real *bias, double eps, i64 c, i64 B, i64 C, i64 S,
+                          real *y, real *mean, real *rstd) {
+    const double n = (double)B * (double)S;
+    double sum = 0.0, sum2 = 0.0, part, part2;
+    for (i64 b = 0; b < B; b++) sum += ri_row_sum(x + (b * C + c) * S, S);
+    const real m = (real)(sum / n);
+    sum = 0.0;
+    for (i64 b = 0; b < B; b++) {
+        moments(x + (b * C + c) * S, m, S, &part, &part2);
+        sum += part;
+        sum2 += part2;
+    }
+    statistics(m, sum, sum2, n, eps, &mean[c], &rstd[c]);
+    const real scale = gain ? rstd[c] * gain[c] : rstd[c], shift = bias ? bias[c] : R(0.0);
+    for (i64 b = 0; b < B; b++) scale_segment(x + (b * C + c) * S, mean[c], scale, shift, S, y + (b * C + c) * S);
+}
+
+static void batch_channel_sums(const real *dy, const real *x, real mean, i64 c, i64 B, i64 C, i64 S, double *sum,
+                               double *inner) {
+    double part, part_inner;
+    *sum = *inner = 0.0;
+    for (i64 b = 0; b < B; b++) {
+        gradient_sums(dy + (b * C + c) * S, x + (b * C + c) * S, mean, S, &part, &part_inner);
+        *sum += part;
+        *inner += part_inner;
+    }
+}
+
+static void batch_channel_backward(const real *dy, const real *x, const real *gain, const real *mean, const real *rstd,
+                                   i64 c, i64 B, i64 C, i64 S, real *dx, real *dgain, real *dbias) {
+    const double n = (double)B * (double)S;
+    double sum, inner;
+    batch_channel_sums(dy, x, mean[c], c, B, C, S, &sum, &inner);
+    inner *= (double)rstd[c];
+    dgain[c] = (real)inner;
+    dbias[c] = (real)sum;
+    const real m = mean[c], r = rstd[c], scale = gain ? r * gain[c] : r;
+    const real mean_dy = (real)(sum / n), slope = (real)(inner / n) * r;
+    for (i64 b = 0; b < B; b++) {
+        const i64 at = (b * C + c) * S;
+#pragma omp simd
+        for (i64 i = at; i < at + S; i++) dx[i] = scale * (dy[i] - mean_dy - (x[i] - m) * slope);
+    }
+}
+
+static void inference_channel_backward(const real *dy, const real *x, const real *gain, const real *mean, real rstd,
+                                       i64 c, i64 B, i64 C, i64 S, real *dx, real *dgain, real *dbias) {
+    double sum, inner;
+    batch_channel_sums(dy, x, mean[c], c, B, C, S, &sum, &inner);
+    dgain[c] = (real)(inner * (double)rstd);
+    dbias[c] = (real)sum;
+    const real scale = gain ? rstd * gain[c] : rstd;
+    for (i64 b = 0; b < B; b++) {
+        const i64 at = (b * C + c) * S;
+#pragma omp simd
+        for (i64 i = at; i < at + S; i++) dx[i] = dy[i] * scale;
+    }
+}
+
+/* ---------------------------------------------------------------- batch normalisation, columns (S < SEGMENT) */
+
+/* In each column of rows [lo, hi): sum of x, or with m the moments about it. */
+static void column_sums(const real *x, i64 lo, i64 hi, i64 D, real *sum) {
+    for (i64 j = 0; j < D; j++) sum[j] = R(0.0);
+    i64 b = lo;
+    for (; b + 4 <= hi; b += 4) { /* four rows at a time: a quarter of the traffic of the sums */
+        const real *r0 = x + b * D, *r1 = r0 + D, *r2 = r1 + D, *r3 = r2 + D;
+#pragma omp simd
+        for (i64 j = 0; j < D; j++) sum[j] += (r0[j] + r1[j]) + (r2[j] + r3[j]);
+    }
+    for (; b < hi; b++) {
+        const real *row = x + b * D;
+#pragma omp simd
+        for (i64 j = 0; j < D; j++) sum[j] += row[j];
+    }
+}
+
+static void column_moments(const real *x, const real *m, i64 lo, i64 hi, i64 D, real *sum, real *sum2) {
+    for (i64 j = 0; j < D; j++) sum[j] = sum2[j] = R(0.0);
+    for (i64 b = lo; b < hi; b++) {
+        const real *row = x + b * D;
+#pragma omp simd
+        for (i64 j = 0; j < D; j++) {
+            real d = row[j] - m[j];
+            sum[j] += d;
+            sum2[j] += d * d;
+        }
+    }
+}
+
+static void column_gradient_sums(const real *dy, const real *x, const real *mean, i64 lo, i64 hi, i64 D, real *sum,
+                                 real *inner) {
+    for (i64 j = 0; j < D; j++) sum[j] = inner[j] = R(0.0);
+    for (i64 b = lo; b < hi; b++) {
+        const real *grad = dy + b * D, *row = x + b * D;
+#pragma omp simd
+        for (i64 j = 0; j < D; j++) {
+            sum[j] += grad[j];
+            inner[j] += grad[j] * (row[j] - mean[j]);
+        }
+    }
+}
+
+static void scale_rows(const real *x, const real *mean, const real *scale, const real *bias, i64 lo, i64 hi, i64 D,
+                       real *y) {
+    for (i64 b = lo; b < hi; b++) {
+        const real *row = x + b * D;
+        real *out = y + b * D;
+#pragma omp simd
+        for (i64 j = 0; j < D; j++) out[j] = (row[j] - mean[j]) * scale[j] + bias[j];
+    }
+}
+
+static void batch_rows_backward(const real *dy, const real *x, const real *mean, const real *scale, const real *mean_dy,
+                                const real *slope, i64 lo, i64 hi, i64 D, real *dx) {
+    for (i64 b = lo; b < hi; b++) {
+        const real *grad = dy + b * D, *row = x + b * D;
+        real *out = dx + b * D;
+#pragma omp simd
+        for (i64 j = 0; j < D; j++) out[j] = scale[j] * (grad[j] - mean_dy[j] - (row[j] - mean[j]) * slope[j]);
+    }
+}
+
+static void gain_rows(const real *dy, const real *scale, i64 lo, i64 hi, i64 D, real *dx) {
+    for (i64 b = lo; b < hi; b++) {
+#pragma omp simd
+        for (i64 j = 0; j < D; j++) dx[b * D + j] = dy[b * D + j] * scale[j];
+    }
+}
+
+/* Workspace of the column kernels: `vectors` of length D, then 2 partial sums of length D for each block of rows. */
+struct columns {
+    i64 D, rows, blocks;
+    real *vector[4], *partial;
+};
+
+static int columns_of(i64 B, i64 D, struct columns *w) {
+    w->D = D;
+    w->rows = ri_block_rows(B, LEAST_ROWS);
+    w->blocks = ri_blocks(B, w->rows);
+    real *room = ri_workspace(RI_WS_OP, (size_t)((4 + 2 * w->blocks) * D) * sizeof(real));
+    if (!room) return RI_NOMEM;
+    for (int k = 0; k < 4; k++) w->vector[k] = room + k * D;
+    w->partial = room + 4 * D;
+    return RI_OK;
+}
+
+#define BLOCK_LO (k * w.rows)
+#define BLOCK_HI ri_smaller((k + 1) * w.rows, B)
+
+static int batch_columns(const real *x, const real *gain, const real *bias, double eps, i64 B, i64 C, i64 S, real *y,
+                         real *mean, real *rstd, int team) {
+    struct columns w;
+    int status = columns_of(B, C * S, &w);
+    if (status) return status;
+    const i64 D = w.D;
+    const double n = (double)B * (double)S;
+    real *partial = w.partial;
+    RI_EACH(team, k, w.blocks, column_sums(x, BLOCK_LO, BLOCK_HI, D, partial + 2 * k * D));
+    fold(partial, 2 * D, w.blocks, C, S, mean);
+    for (i64 c = 0; c < C; c++) mean[c] = (real)((double)mean[c] / n);
+    const real *m = spread(mean, R(0.0), C, S, w.vector[0]);
+    RI_EACH(team, k, w.blocks,
+            column_moments(x, m, BLOCK_LO, BLOCK_HI, D, partial + 2 * k * D, partial + (2 * k + 1) * D));
+    real *sum = w.vector[1], *sum2 = w.vector[2]; /* their first C entries */
+    fold(partial, 2 * D, w.blocks, C, S, sum);
+    fold(partial + D, 2 * D, w.blocks, C, S, sum2);
+    real *scale = w.vector[3];
+    for (i64 c = 0; c < C; c++) {
+        statistics(mean[c], sum[c], sum2[c], n, eps, &mean[c], &rstd[c]);
+        for (i64 s = c * S; s < (c + 1) * S; s++) scale[s] = gain ? rstd[c] * gain[c] : rstd[c];
+    }
+    const real *means = spread(mean, R(0.0), C, S, w.vector[0]), *shift = spread(bias, R(0.0), C, S, w.vector[1]);
+    RI_EACH(team, k, w.blocks, scale_rows(x, means, scale, shift, BLOCK_LO, BLOCK_HI, D, y));
+    return RI_OK;
+}
+
+static int batch_columns_backward(const real *dy, const real *x, const real *gain, const real *mean, const real *rstd,
+                                  i64 B, i64 C, i64 S, real *dx, real *dgain, real *dbias, int team) {
+    struct columns w;
+    int status = columns_of(B, C * S, &w);
+    if (status) return status;
+    const i64 D = w.D;
+    const double n = (double)B * (double)S;
+    real *partial = w.partial, *scale = w.vector[1], *mean_dy = w.vector[2], *slope = w.vector[3];
+    const real *means = spread(mean, R(0.0), C, S, w.vector[0]);
+    RI_EACH(team, k, w.blocks,
+            column_gradient_sums(dy, x, means, BLOCK_LO, BLOCK_HI, D, partial + 2 * k * D, partial + (2 * k + 1) * D));
+    fold(partial, 2 * D, w.blocks, C, S, dbias);
+    fold(partial + D, 2 * D, w.blocks, C, S, dgain);
+    for (i64 c = 0; c < C; c++) {
+        dgain[c] *= rstd[c];
+        for (i64 s = c * S; s < (c + 1) * S; s++) {
+            scale[s] = gain ? rstd[c] * gain[c] : rstd[c];
+            mean_dy[s] = (real)((double)dbias[c] / n);
+            slope[s] = (real)((double)dgain[c] / n) * rstd[c];
+        }
+    }
+    RI_EACH(team, k, w.blocks, batch_rows_backward(dy, x, means, scale, mean_dy, slope, BLOCK_LO, BLOCK_HI, D, dx));
+    return RI_OK;
+}
+
+/* ---------------------------------------------------------------- batch normalisation, the kernels */
+
+int RI(batchnorm)(const real *x, const real *gain, const real *bias, double eps, i64 B, i64 C, i64 S, real *y,
+                  real *mean, real *rstd, int threads) {
+    int team = ri_team(threads, B * C * S);
+    if (S < SEGMENT) return batch_columns(x, gain, bias, eps, B, C, S, y, mean, rstd, team);
+    RI_EACH(team, c, C, batch_channel(x, gain, bias, eps, c, B, C, S, y, mean, rstd));
+    return RI_OK;
+}
+
+int RI(batchnorm_backward)(const real *dy, const real *x, const real *gain, const real *mean, const real *rstd, i64 B,
+                           i64 C, i64 S, real *dx, real *dgain, real *dbias, int threads) {
+    int team = ri_team(threads, B * C * S * 2);
+    if (S < SEGMENT) return batch_columns_backward(dy, x, gain, mean, rstd, B, C, S, dx, dgain, dbias, team);
+    RI_EACH(team, c, C, batch_channel_backward(dy, x, gain, mean, rstd, c, B, C, S, dx, dgain, dbias));
+    return RI_OK;
+}
+
+int RI(batchnorm_inference)(const real *x, const real *gain, const real *bias, const real *mean, const real *variance,
+                            double eps, i64 B, i64 C, i64 S, real *y, int threads) {
+    int team = ri_team(threads, B * C * S);
+    struct columns w;
+    int status = columns_of(B, S < SEGMENT ? C * S : C, &w);
+    if (status) return status;
+    real *scale = w.vector[3];
+    const i64 repeat = S < SEGMENT ? S : 1;
+    for (i64 c = 0; c < C; c++) {
+        real r = (real)(1.0 / sqrt((double)variance[c] + eps));
+        for (i64 s = c * repeat; s < (c + 1) * repeat; s++) scale[s] = gain ? r * gain[c] : r;
+    }
+    if (S < SEGMENT) {
+        const real *means = spread(mean, R(0.0), C, S, w.vector[0]), *shift = spread(bias, R(0.0), C, S, w.vector[1]);
+        RI_EACH(team, k, w.blocks, scale_rows(x, means, scale, shift, BLOCK_LO, BLOCK_HI, w.D, y));
+        return RI_OK;
+    }
+    RI_EACH(team, k, B * C,
+            scale_segment(x + k * S, mean[k % C], scale[k % C], bias ? bias[k % C] : R(0.0), S, y + k * S));
+    return RI_OK;
+}
+
+int RI(batchnorm_inference_backward)(const real *dy, const real *x, const real *gain, const real *mean,
+                                     const real *variance, double eps, i64 B, i64 C, i64 S, real *dx, real *dgain,
+                                     real *dbias, int threads) {
+    int team = ri_team(threads, B * C * S * 2);
+    if (S >= SEGMENT) {
+        RI_EACH(team, c, C,
+                inference_channel_backward(dy, x, gain, mean, (real)(1.0 / sqrt((double)variance[c] + eps)), c, B, C, S,
+                                           dx, dgain, dbias));
+        return RI_OK;
+    }
+    struct columns w;
+    int status = columns_of(B, C * S, &w);
+    if (status) return status;
+    const i64 D = w.D;
+    real *partial = w.partial, *scale = w.vector[3];
+    const real *means = spread(mean, R(0.0), C, S, w.vector[0]);
+    RI_EACH(team, k, w.blocks,
+            column_gradient_sums(dy, x, means, BLOCK_LO, BLOCK_HI, D, partial + 2 * k * D, partial + (2 * k + 1) * D));
+    fold(partial, 2 * D, w.blocks, C, S, dbias);
+    fold(partial + D, 2 * D, w.blocks, C, S, dgain);
+    for (i64 c = 0; c < C; c++) {
+        real r = (real)(1.0 / sqrt((double)variance[c] + eps));
+        dgain[c] *= r;
+        for (i64 s = c * S; s < (c + 1) * S; s++) scale[s] = gain ? r * gain[c] : r;
+    }
+    RI_EACH(team, k, w.blocks, gain_rows(dy, scale, BLOCK_LO, BLOCK_HI, D, dx));
+    return RI_OK;
+}

@@ -78,7 +78,7 @@ class DenoisingClassifier(Classifier):
 
     # ------------------------------------------------------------ building
 
-    def _build(self, X: Any, y: Any, T: int) -> None:
+    def _build(self, X: Any, y: Any, T: int = 0, schedule: str | None = None) -> None:
         """Check data, then draw parameters, each group from a random stream of its own.
 
         Streams: "inference" (never advanced), "embedding", "readout", and "block1".."blockT" for a chain, else "net"
@@ -112,7 +112,7 @@ class DenoisingClassifier(Classifier):
         if chain:
             self._chain = diffusion.chain(diffusion.cosine_signal(T, self.lowest, self.highest))
         if flow:
-            self._gamma = layers["schedule"] = diffusion.gamma_schedule(self.schedule, self.lowest, self.highest)
+            self._gamma = layers["schedule"] = diffusion.gamma_schedule(schedule, self.lowest, self.highest)
         self._params = {name: initialise(layer, self._rngs[name], self.dtype) for name, layer in layers.items()}
         self._X, self._y = X.reshape(len(X), *shape), numbers
 
@@ -158,13 +158,13 @@ class DenoisingClassifier(Classifier):
     def decide(self, z: np.ndarray) -> np.ndarray:
         """Class logits (n, K) of embeddings z (n, D), by the read-out."""
         self._check_fitted()
-        return self._readout.apply(self._params["readout"], (z, self._params["embedding"]["table"]))
+        return self._readout.apply(self._params["readout"], (z, self._embedding.table(self._params["embedding"])))
 
     def nearest(self, z: np.ndarray) -> np.ndarray:
-        """Number (0..K-1) of the class embedding nearest to each z (n, D); with one-hot embeddings, argmax z."""
+        """Number (0..K-1) of the class embedding nearest to each z (..., D); with one-hot embeddings, argmax z."""
         self._check_fitted()
-        W = self._params["embedding"]["table"]
-        return (z @ W.T - (W * W).sum(axis=1) / 2).argmax(axis=1)
+        W = self._embedding.table(self._params["embedding"])
+        return (z if W is None else z @ W.T - (W * W).sum(axis=1) / 2).argmax(axis=-1)
 
     def predict_proba(self, X: Any) -> np.ndarray:
         """Softmax of the read-out's logits, averaged over `draws` starts, (n, K)."""
@@ -204,7 +204,7 @@ class DenoisingClassifier(Classifier):
         noise = self.noise if noise is None else noise
         if noise not in ("zero", "sampled"):
             raise ValueError(f"{who}: noise is {noise!r}, expected 'zero' or 'sampled'")
-        W = self._embedding.mixing(self._params["embedding"])
+        W = self._embedding.table(self._params["embedding"])
         block = self._block()
         if self._kind_of_model == "chain":
             places = range(1, self._chain.T + 1)

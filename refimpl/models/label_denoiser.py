@@ -36,7 +36,17 @@ from refimpl.nn import (
     init,
 )
 
-__all__ = ["Denoiser", "Embedding", "ReadOut", "denoiser", "features_of_all", "prototypes", "time_features"]
+__all__ = [
+    "Denoiser",
+    "Embedding",
+    "ReadOut",
+    "add_rows",
+    "denoiser",
+    "embed",
+    "features_of_all",
+    "prototypes",
+    "time_features",
+]
 
 TIME_WIDTH = 64
 
@@ -233,29 +243,38 @@ def prototypes(X: np.ndarray, y: np.ndarray, K: int) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Embedding(Layer):
-    """W_E (K, D), one row a class. kind "onehot" (the identity, fixed), "learned" (orthogonal start) or "prototype"
-    (`start` is given by `prototypes`, then learned)."""
+    """W_E (K, D), one row a class. kind "onehot" (the identity: no parameters), "learned" (orthogonal start) or
+    "prototype" (starts at `start`, see `prototypes`, and is then learned).
+
+    Wherever a class embedding is an argument, None stands for one-hot.
+    """
 
     kind: str
     K: int
     D: int
     start: np.ndarray | None = None
 
-    @property
-    def learned(self) -> bool:
-        return self.kind != "onehot"
-
     def declare(self):
-        first = {
-            "onehot": lambda rng, shape: np.eye(self.K),
-            "learned": init.orthogonal(),
-            "prototype": lambda rng, shape: self.start,
-        }[self.kind]
-        return {"table": Parameter((self.K, self.D), first, trained=self.learned)}
+        first = {"learned": init.orthogonal(), "prototype": lambda rng, shape: self.start}
+        return {} if self.kind == "onehot" else {"table": Parameter((self.K, self.D), first[self.kind])}
 
-    def mixing(self, params) -> np.ndarray | None:
-        """W_E as ops.softmax_mixture and ops.denoise_loss take it: None for the identity."""
-        return params["table"] if self.learned else None
+    def table(self, params) -> np.ndarray | None:
+        """W_E, or its gradient in a gradient's windows; None for one-hot."""
+        return None if self.kind == "onehot" else params["table"]
+
+
+def embed(W: np.ndarray | None, y: np.ndarray, like: np.ndarray) -> np.ndarray:
+    """u_b = W[y_b], the clean embeddings, with the shape (B, D) and dtype of `like`."""
+    if W is not None:
+        return W[y]
+    u = np.zeros_like(like)
+    u[np.arange(len(y)), y] = 1
+    return u
+
+
+def add_rows(dW: np.ndarray, y: np.ndarray, rows: np.ndarray) -> None:
+    """dW[y_b] += rows_b for every b, the gradient of `embed` (S in the equations)."""
+    dW += ops.embedding_backward(rows, y, len(dW))
 
 
 @dataclass(frozen=True)
@@ -265,7 +284,7 @@ class ReadOut(Layer):
     kind "linear":    o = z theta + b.
     kind "nearest":   o_k = -||z - W_k||^2 / (2 sigma^2): a Gaussian around each class embedding, no parameters.
     kind "distance":  "nearest" of yhat = softmax(z theta + b) W.
-    forward takes (z, W); backward returns dL/dz and adds dL/dW into `dW`, where that is not None.
+    forward takes (z, W), W None for one-hot; backward returns dL/dz and adds dL/dW into `dW`, where that is not None.
     """
 
     kind: str
@@ -284,6 +303,8 @@ class ReadOut(Layer):
 
     def forward(self, params, x, train=False, rng=None):
         z, W = x
+        if self.kind != "linear" and W is None:
+            W = np.eye(self.K, dtype=z.dtype)
         if self.kind == "nearest":
             return self._nearest(z, W), (z, W, None)
         f = ops.linear(z, params["linear.weight"], params["linear.bias"])

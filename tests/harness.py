@@ -200,13 +200,17 @@ def assert_close(name: str, got: tuple, expected: tuple, tolerances: tuple) -> N
 
 
 def tolerances(name: str, args: dict, outs: tuple, dtype) -> tuple:
-    """Two bodies, each within the bound of the true value, differ by at most twice the bound."""
-    eps = float(np.finfo(dtype).eps)
+    """Two bodies, each within the bound of the true value, differ by at most twice the bound.
+
+    Bounds speak of relative roundings; where results underflow, each of (at most some 32) roundings may also lose one
+    smallest subnormal number.
+    """
+    eps, subnormal = float(np.finfo(dtype).eps), float(np.finfo(dtype).smallest_subnormal)
     with np.errstate(all="ignore"):
         result = BOUNDS[name](args, outs, eps)
     result = result if isinstance(result, tuple) else (result,) * len(outs)
     assert len(result) == len(outs), f"{name}: bound gives {len(result)} tolerances for {len(outs)} results"
-    return tuple(2 * np.asarray(t) for t in result)
+    return tuple(2 * np.asarray(t, np.float64) + 32 * subnormal for t in result)
 
 
 def central_differences(f: Callable[[], float], x: np.ndarray, step: float = 1e-5) -> np.ndarray:

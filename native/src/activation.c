@@ -6,56 +6,40 @@
 #include "activation.h"
 #include "vmath.h"
 
-/* EXPR for every element i, shared by the threads when there is enough to do (`cost` nanoseconds an element). */
-#define EACH(cost, EXPR)                                                                                      \
-    do {                                                                                                      \
-        int team = ri_team(threads, n * (cost));                                                              \
-        if (team == 1) {                                                                                      \
-            _Pragma("omp simd") for (i64 i = 0; i < n; i++) {                                                 \
-                EXPR;                                                                                         \
-            }                                                                                                 \
-        } else {                                                                                              \
-            _Pragma("omp parallel for simd schedule(static) num_threads(team)") for (i64 i = 0; i < n; i++) { \
-                EXPR;                                                                                         \
-            }                                                                                                 \
-        }                                                                                                     \
-        return RI_OK;                                                                                         \
-    } while (0)
-
 int RI(relu)(const real *x, i64 n, real *y, int threads) {
-    EACH(1, y[i] = x[i] < R(0.0) ? R(0.0) : x[i]); /* NaN stays NaN */
+    RI_EACH(1, y[i] = x[i] < R(0.0) ? R(0.0) : x[i]); /* NaN stays NaN */
 }
 
 int RI(relu_backward)(const real *dy, const real *y, i64 n, real *dx, int threads) {
-    EACH(1, dx[i] = y[i] > R(0.0) ? dy[i] : R(0.0));
+    RI_EACH(1, dx[i] = y[i] > R(0.0) ? dy[i] : R(0.0));
 }
 
 int RI(leaky_relu)(const real *x, double slope, i64 n, real *y, int threads) {
     real a = (real)slope;
-    EACH(1, y[i] = x[i] >= R(0.0) ? x[i] : a * x[i]);
+    RI_EACH(1, y[i] = x[i] >= R(0.0) ? x[i] : a * x[i]);
 }
 
 int RI(leaky_relu_backward)(const real *dy, const real *x, double slope, i64 n, real *dx, int threads) {
     real a = (real)slope;
-    EACH(1, dx[i] = x[i] >= R(0.0) ? dy[i] : a * dy[i]);
+    RI_EACH(1, dx[i] = x[i] >= R(0.0) ? dy[i] : a * dy[i]);
 }
 
 int RI(elu)(const real *x, double alpha, i64 n, real *y, int threads) {
     real a = (real)alpha;
-    EACH(3, y[i] = x[i] > R(0.0) ? x[i] : a * ri_expm1_neg(ri_min(x[i], R(0.0))));
+    RI_EACH(3, y[i] = x[i] > R(0.0) ? x[i] : a * ri_expm1_neg(ri_min(x[i], R(0.0))));
 }
 
 int RI(elu_backward)(const real *dy, const real *x, double alpha, i64 n, real *dx, int threads) {
     real a = (real)alpha;
-    EACH(3, dx[i] = x[i] > R(0.0) ? dy[i] : dy[i] * (a * ri_exp(ri_min(x[i], R(0.0)))));
+    RI_EACH(3, dx[i] = x[i] > R(0.0) ? dy[i] : dy[i] * (a * ri_exp(ri_min(x[i], R(0.0)))));
 }
 
 int RI(gelu)(const real *x, i64 n, real *y, int threads) {
-    EACH(6, y[i] = x[i] * ri_normal_cdf(x[i]));
+    RI_EACH(6, y[i] = x[i] * ri_normal_cdf(x[i]));
 }
 
 int RI(gelu_backward)(const real *dy, const real *x, i64 n, real *dx, int threads) {
-    EACH(8, dx[i] = dy[i] * (ri_normal_cdf(x[i]) + x[i] * ri_normal_pdf(x[i])));
+    RI_EACH(8, dx[i] = dy[i] * (ri_normal_cdf(x[i]) + x[i] * ri_normal_pdf(x[i])));
 }
 
 /* sqrt(2/pi) and the cubic's coefficient of the tanh form */
@@ -63,43 +47,43 @@ int RI(gelu_backward)(const real *dy, const real *x, i64 n, real *dx, int thread
 #define GELU_A R(0.044715)
 
 int RI(gelu_tanh)(const real *x, i64 n, real *y, int threads) {
-    EACH(4, real t = ri_tanh(GELU_C * (x[i] + GELU_A * x[i] * x[i] * x[i])); y[i] = R(0.5) * x[i] * (R(1.0) + t));
+    RI_EACH(4, real t = ri_tanh(GELU_C * (x[i] + GELU_A * x[i] * x[i] * x[i])); y[i] = R(0.5) * x[i] * (R(1.0) + t));
 }
 
 int RI(gelu_tanh_backward)(const real *dy, const real *x, i64 n, real *dx, int threads) {
-    EACH(5, real v = x[i]; real t = ri_tanh(GELU_C * (v + GELU_A * v * v * v));
-         real du = GELU_C * (R(1.0) + R(3.0) * GELU_A * v * v);
-         dx[i] = dy[i] * (R(0.5) * (R(1.0) + t) + R(0.5) * v * (R(1.0) - t * t) * du));
+    RI_EACH(5, real v = x[i]; real t = ri_tanh(GELU_C * (v + GELU_A * v * v * v));
+            real du = GELU_C * (R(1.0) + R(3.0) * GELU_A * v * v);
+            dx[i] = dy[i] * (R(0.5) * (R(1.0) + t) + R(0.5) * v * (R(1.0) - t * t) * du));
 }
 
 int RI(silu)(const real *x, i64 n, real *y, int threads) {
-    EACH(3, y[i] = x[i] * ri_sigmoid(x[i]));
+    RI_EACH(3, y[i] = x[i] * ri_sigmoid(x[i]));
 }
 
 int RI(silu_backward)(const real *dy, const real *x, i64 n, real *dx, int threads) {
-    EACH(4, real s = ri_sigmoid(x[i]); dx[i] = dy[i] * (s * (R(1.0) + x[i] * (R(1.0) - s))));
+    RI_EACH(4, real s = ri_sigmoid(x[i]); dx[i] = dy[i] * (s * (R(1.0) + x[i] * (R(1.0) - s))));
 }
 
 int RI(tanh)(const real *x, i64 n, real *y, int threads) {
-    EACH(3, y[i] = ri_tanh(x[i]));
+    RI_EACH(3, y[i] = ri_tanh(x[i]));
 }
 
 int RI(tanh_backward)(const real *dy, const real *y, i64 n, real *dx, int threads) {
-    EACH(1, dx[i] = dy[i] * (R(1.0) - y[i] * y[i]));
+    RI_EACH(1, dx[i] = dy[i] * (R(1.0) - y[i] * y[i]));
 }
 
 int RI(sigmoid)(const real *x, i64 n, real *y, int threads) {
-    EACH(3, y[i] = ri_sigmoid(x[i]));
+    RI_EACH(3, y[i] = ri_sigmoid(x[i]));
 }
 
 int RI(sigmoid_backward)(const real *dy, const real *y, i64 n, real *dx, int threads) {
-    EACH(1, dx[i] = dy[i] * (y[i] * (R(1.0) - y[i])));
+    RI_EACH(1, dx[i] = dy[i] * (y[i] * (R(1.0) - y[i])));
 }
 
 int RI(softplus)(const real *x, i64 n, real *y, int threads) {
-    EACH(6, y[i] = ri_softplus(x[i]));
+    RI_EACH(6, y[i] = ri_softplus(x[i]));
 }
 
 int RI(softplus_backward)(const real *dy, const real *x, i64 n, real *dx, int threads) {
-    EACH(3, dx[i] = dy[i] * ri_sigmoid(x[i]));
+    RI_EACH(3, dx[i] = dy[i] * ri_sigmoid(x[i]));
 }

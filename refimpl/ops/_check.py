@@ -65,16 +65,9 @@ def at_least(op: str, name: str, value: float, least: float) -> None:
 
 
 def output(op: str, out: np.ndarray | None, like: np.ndarray) -> None:
-    """An `out=` array, where given, has the result's shape and dtype and is writable. TypeError/ValueError."""
-    if out is None:
-        return
-    if not isinstance(out, np.ndarray) or out.dtype != like.dtype:
-        given = out.dtype if isinstance(out, np.ndarray) else type(out).__name__
-        raise TypeError(f"{op}: out is {given}, expected a numpy array of {like.dtype}")
-    if out.shape != like.shape:
-        raise ValueError(f"{op}: out has shape {out.shape}, expected {like.shape}")
-    if not (out.flags.writeable and out.flags.c_contiguous):
-        raise ValueError(f"{op}: out must be writable and C-contiguous")
+    """An `out=` array, where given, can take a result of `like`'s shape and dtype. TypeError or ValueError."""
+    if out is not None:
+        writable(op, "out", out, like.shape, like.dtype)
 
 
 def writable(op: str, name: str, a: np.ndarray, shape: tuple[int, ...], dtype: np.dtype) -> None:

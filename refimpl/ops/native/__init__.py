@@ -8,9 +8,13 @@ from refimpl.backends import native
 if native.lib is not None:
     from refimpl.ops.native import (
         activation,  # noqa: F401
+        conv,  # noqa: F401
         denoise,  # noqa: F401
         loss,  # noqa: F401
         matmul,  # noqa: F401
         norm,  # noqa: F401
+        pool,  # noqa: F401
         softmax,  # noqa: F401
+        update,  # noqa: F401
+        upsample,  # noqa: F401
     )

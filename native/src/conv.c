@@ -1,0 +1,723 @@
+/* conv.c - convolutions, transposed convolutions and their gradients. Mirror of refimpl/ops/conv.py.
+ *
+ * The three sums over the taps (collect, spread, correlate) are matrix products in which one factor is never formed.
+ * A block of the picture is copied once, zero-padded and split into its stride phases; what tap (c, i, j) sees at all
+ * positions of the map is then that copy, shifted: X[offset[k] + position]. So the micro-kernel of a matrix product
+ * runs straight over the copy with one pointer offset per k = (c, i, j), and no im2col matrix exists, neither in memory
+ * nor in cache. Positions are handled a vector at a time ("spots"): along a row where rows are long enough, the last
+ * vector overlapping its neighbour; across rows of the copy where they are not, then the lanes between the rows are
+ * dropped.
+ *
+ *     collect    for 8 channels of the map x 3 spots:  acc[o][spot] += weight[k][o] * X[offset[k] + spot]
+ *     spread     the same with the roles of picture and map exchanged, once for each stride phase of the picture: every
+ *                phase meets its own subset of the taps, so that no product with an inserted zero is computed
+ *     correlate  for 4 channels x 6 taps:  acc[o][k] += dy[o][spot] * X[offset[k] + spot], lanes summed at the end
+ *
+ * Roofline: 2 C/groups KH KW flops for each element of the map against about one read of picture and map; from 16 or so
+ * channels on the FMA units are the limit (11 loads per 24 FMAs in the inner loop). Blocks are chosen so that the copy
+ * stays in the second-level cache. Depthwise convolution (1 channel, 8 spots) is bound by loads from the first-level
+ * cache.
+ *
+ * Every element is summed in one fixed order by one thread, and the batch is split by its size for the weight gradient,
+ * so results do not depend on the number of threads.
+ */
+#include "conv.h"
+#include "vmath.h"
+
+#include <string.h>
+
+#ifdef _OPENMP
+#include <omp.h>
+#else
+static inline int omp_get_thread_num(void) {
+    return 0;
+}
+static inline int omp_get_num_threads(void) {
+    return 1;
+}
+#endif
+
+#if defined(__AVX512F__)
+#define VBYTES 64
+#elif defined(__AVX__)
+#define VBYTES 32
+#else
+#define VBYTES 16
+#endif
+#define VL (VBYTES / (i64)sizeof(real))
+
+typedef real vec __attribute__((vector_size(VBYTES)));
+typedef real loose __attribute__((vector_size(VBYTES), aligned(sizeof(real)), may_alias)); /* at any address */
+
+enum { BLOCK_BYTES = 384 << 10 }; /* of a padded copy */
+
+/* ------------------------------------------------------------------ geometry */
+
+/* One axis: n of the picture, m of the map, k taps, stride s, padding p, dilation d. Tap i lies in phase (i d) mod s of
+ * the padded picture, q_i = (i d) / s positions on; the phases that occur are those of the first t taps ("slots"). */
+typedef struct {
+    i64 n, m, k, s, p, d;
+    i64 q; /* the largest q_i */
+    i64 t;
+} axis;
+
+typedef struct {
+    i64 B, C, O, G;
+    i64 Cg, Og, K; /* channels of a group; taps (c, i, j) of a group */
+    axis h, w;
+} geometry;
+
+static axis make_axis(i64 n, i64 m, i64 k, i64 s, i64 p, i64 d) {
+    if (m == 1) s = 1; /* never used, and may be huge */
+    i64 a = s, b = d;
+    while (b) {
+        i64 r = a % b;
+        a = b;
+        b = r;
+    }
+    i64 period = s / a;
+    return (axis){n, m, k, s, p, d, (k - 1) * d / s, k < period ? k : period};
+}
+
+static geometry make_geometry(i64 B, i64 C, i64 H, i64 W, i64 O, i64 KH, i64 KW, i64 OH, i64 OW, i64 SH, i64 SW, i64 PH,
+                              i64 PW, i64 DH, i64 DW, i64 groups) {
+    return (geometry){B,
+                      C,
+                      O,
+                      groups,
+                      C / groups,
+                      O / groups,
+                      C / groups * KH * KW,
+                      make_axis(H, OH, KH, SH, PH, DH),
+                      make_axis(W, OW, KW, SW, PW, DW)};
+}
+
+static i64 least(i64 a, i64 b) {
+    return a < b ? a : b;
+}
+static i64 most(i64 a, i64 b) {
+    return a > b ? a : b;
+}
+static i64 parts(i64 n, i64 size) {
+    return (n + size - 1) / size;
+}
+/* floor(a / b) for any a, b > 0 */
+static i64 floor_div(i64 a, i64 b) {
+    return a >= 0 ? a / b : -((b - 1 - a) / b);
+}
+
+static int team_for(const geometry *g, int threads) {
+    double ns = (double)g->B * (double)g->O * (double)g->h.m * (double)g->w.m * (double)g->K / (4.0 * (double)VL);
+    return ri_team(threads, ns < 1e15 ? (i64)ns : (i64)1e15);
+}
+
+/* Extent of the blocks: images x rows x columns of positions. */
+typedef struct {
+    i64 images, rows, cols;     /* of a full block */
+    i64 nb, nr, nc;             /* blocks along each */
+    i64 total_rows, total_cols; /* all positions */
+} blocking;
+
+/* `unit` bytes of copy for each position; the copy extends qh rows and qw columns further. `vectors`: worth of work in
+ * a block of small images. team > 1: rather more and smaller blocks than idle threads. */
+static blocking choose_blocks(const geometry *g, i64 unit, i64 rows, i64 qh, i64 cols, i64 qw, i64 vectors, i64 team) {
+    i64 room = most(BLOCK_BYTES / unit, 1);
+    blocking b = {1, rows, cols, 0, 0, 0, rows, cols};
+    if (room / (1 + qh) < cols + qw) b.cols = least(cols, most(4 * VL, (room / (1 + qh) - qw) / VL * VL));
+    b.rows = least(rows, most(room / (b.cols + qw) - qh, qh + 1));
+    if (b.rows == rows && b.cols == cols) {
+        i64 fit = room / ((rows + qh) * (cols + qw));
+        b.images = most(1, least(least(g->B, fit), vectors * VL / (rows * cols) + 1));
+    }
+    if (team > 1) {
+        b.images = most(1, least(b.images, g->B * g->G / team));
+        if (g->B * g->G < team && g->B > 0) b.rows = least(b.rows, parts(rows, parts(team, g->B * g->G)));
+    }
+    b.nb = parts(g->B, b.images);
+    b.nr = parts(rows, b.rows);
+    b.nc = parts(cols, b.cols);
+    return b;
+}
+
+/* One block: first image, row and column, and extents. */
+typedef struct {
+    i64 b, r, c, images, rows, cols;
+} block;
+
+static block make_block(const geometry *g, const blocking *k, i64 index) {
+    i64 c = index % k->nc * k->cols, r = index / k->nc % k->nr * k->rows, b = index / k->nc / k->nr * k->images;
+    return (block){
+        b, r, c, least(k->images, g->B - b), least(k->rows, k->total_rows - r), least(k->cols, k->total_cols - c)};
+}
+
+/* ------------------------------------------------------------------ padded copies */
+
+/* dst[image][r][c] = src[image][h0 + sh r][w0 + sw c], 0 outside the H x W plane. */
+static void fill(const real *src, i64 src_image, i64 H, i64 W, i64 images, i64 rows, i64 cols, i64 h0, i64 sh, i64 w0,
+                 i64 sw, real *dst) {
+    i64 lo = w0 < 0 ? least(cols, parts(-w0, sw)) : 0;
+    i64 hi = most(lo, w0 < W ? least(cols, parts(W - w0, sw)) : 0);
+    for (i64 image = 0; image < images; image++, src += src_image)
+        for (i64 r = 0; r < rows; r++, dst += cols) {
+            i64 h = h0 + sh * r;
+            if (h < 0 || h >= H || lo == hi) {
+                memset(dst, 0, (size_t)cols * sizeof(real));
+                continue;
+            }
+            const real *row = src + h * W + w0;
+            for (i64 c = 0; c < lo; c++) dst[c] = R(0.0);
+            if (sw == 1)
+                memcpy(dst + lo, row + lo, (size_t)(hi - lo) * sizeof(real));
+            else if (sw == 2)
+                for (i64 c = lo; c < hi; c++) dst[c] = row[2 * c];
+            else
+                for (i64 c = lo; c < hi; c++) dst[c] = row[sw * c];
+            for (i64 c = hi; c < cols; c++) dst[c] = R(0.0);
+        }
+}
+
+/* The stride phases of a block of the picture, [c][slot h][slot w][image][rows + q][cols + q], for channels [c0, c1).
+ */
+static void fill_phases(const geometry *g, const real *x, i64 c0, i64 c1, const block *k, real *X) {
+    const axis *h = &g->h, *w = &g->w;
+    i64 plane = h->n * w->n, rows = k->rows + h->q, cols = k->cols + w->q;
+    for (i64 c = c0; c < c1; c++)
+        for (i64 i = 0; i < h->t; i++)
+            for (i64 j = 0; j < w->t; j++, X += k->images * rows * cols)
+                fill(x + (k->b * g->C + c) * plane, g->C * plane, h->n, w->n, k->images, rows, cols,
+                     i * h->d % h->s + h->s * k->r - h->p, h->s, j * w->d % w->s + w->s * k->c - w->p, w->s, X);
+    memset(X, 0, 2 * VBYTES); /* read, and not used, by the last vectors */
+}
+
+static i64 phases_size(const geometry *g, i64 channels, i64 images, i64 rows, i64 cols) {
+    return channels * g->h.t * g->w.t * images * (rows + g->h.q) * (cols + g->w.q);
+}
+
+/* Where tap (c, i, j) starts in that copy. */
+static void phase_offsets(const geometry *g, const block *k, i64 *offset) {
+    const axis *h = &g->h, *w = &g->w;
+    i64 cols = k->cols + w->q, slot = k->images * (k->rows + h->q) * cols;
+    for (i64 c = 0; c < g->Cg; c++)
+        for (i64 i = 0; i < h->k; i++)
+            for (i64 j = 0; j < w->k; j++)
+                *offset++ = ((c * h->t + i % h->t) * w->t + j % w->t) * slot + i * h->d / h->s * cols + j * w->d / w->s;
+}
+
+/* ------------------------------------------------------------------ spots */
+
+/* A vector of positions: x is where its lanes start in the copy; its lanes go to y, y + 1, ... when y >= 0, else lane l
+ * to lane[l], or nowhere when that is negative. */
+typedef struct {
+    i64 x, y;
+} spot;
+
+static i64 spots_bound(i64 images, i64 rows, i64 cols, i64 x_row) {
+    return images * (rows * (most(cols, x_row) / VL + 1) + 1);
+}
+
+/* Cover images x rows x cols positions. Position (image, r, c) is x0 + image x_image + r x_row + c in the copy and
+ * y0 + image y_image + r y_row + c y_col in the result. overlap: a position may be covered twice. Returns the number of
+ * spots. */
+static i64 make_spots(i64 images, i64 rows, i64 cols, i64 x0, i64 x_row, i64 x_image, i64 y0, i64 y_row, i64 y_col,
+                      i64 y_image, int overlap, spot *spots, i64 *lanes) {
+    if (rows <= 0 || cols <= 0) return 0;
+    i64 count = 0;
+    /* Short rows, or rows without a gap, count as one row in which columns from `cols` to `period` are dropped. */
+    int flat = cols < VL || (x_row == cols && y_row == cols && y_col == 1);
+    i64 length = flat ? (rows - 1) * x_row + cols : cols, lines = flat ? 1 : rows, period = flat ? x_row : cols;
+    for (i64 image = 0; image < images; image++)
+        for (i64 line = 0; line < lines; line++)
+            for (i64 start = 0; start < length; start += VL) {
+                i64 first = overlap && start + VL > length && length >= VL ? length - VL : start;
+                i64 *lane = lanes + count * VL;
+                i64 r = line + first / period, c = first % period;
+                int straight = 1;
+                for (i64 l = 0; l < VL; l++) {
+                    int inside = first + l < length && c < cols;
+                    lane[l] = inside ? y0 + image * y_image + r * y_row + c * y_col : -1;
+                    straight &= inside && lane[l] == lane[0] + l;
+                    if (++c == period) c = 0, r++;
+                }
+                spots[count++] = (spot){x0 + image * x_image + line * x_row + first, straight ? lane[0] : -1};
+            }
+    return count;
+}
+
+/* ------------------------------------------------------------------ collect: the micro-kernels */
+
+static __attribute__((noinline)) void scatter(const vec *v, const i64 *lane, real *y) {
+    real out[VL];
+    memcpy(out, v, sizeof out);
+    for (i64 l = 0; l < VL; l++)
+        if (lane[l] >= 0) y[lane[l]] = out[l];
+}
+
+/* y[m][spot] = bias[m] + sum over k of weight[k][m] X[offset[k] + spot] for MR channels and NV spots; channels of y lie
+ * `plane` apart. */
+#define TILE(MR, NV)                                                                                                   \
+    static void tile_##MR##_##NV(const real *X, const i64 *offset, i64 K, const real *weight, const real *bias,        \
+                                 const spot *at, const i64 *lanes, real *y, i64 plane) {                               \
+        vec acc[MR][NV];                                                                                               \
+        const real *p[NV];                                                                                             \
+        _Pragma("GCC unroll 8") for (int m = 0; m < MR; m++) _Pragma("GCC unroll 8") for (int v = 0; v < NV; v++)      \
+            acc[m][v] = (vec){0} + (bias ? bias[m] : R(0.0));                                                          \
+        _Pragma("GCC unroll 8") for (int v = 0; v < NV; v++) p[v] = X + at[v].x;                                       \
+        for (i64 k = 0; k < K; k++) {                                                                                  \
+            vec x[NV];                                                                                                 \
+            _Pragma("GCC unroll 8") for (int v = 0; v < NV; v++) x[v] = *(const loose *)(p[v] + offset[k]);            \
+            _Pragma("GCC unroll 8") for (int m = 0; m < MR; m++) {                                                     \
+                real w = weight[k * MR + m];                                                                           \
+                _Pragma("GCC unroll 8") for (int v = 0; v < NV; v++) acc[m][v] += w * x[v];                            \
+            }                                                                                                          \
+        }                                                                                                              \
+        _Pragma("GCC unroll 8") for (int v = 0; v < NV; v++) {                                                         \
+            if (at[v].y >= 0) {                                                                                        \
+                _Pragma("GCC unroll 8") for (int m = 0; m < MR; m++) * (loose *)(y + m * plane + at[v].y) = acc[m][v]; \
+            } else {                                                                                                   \
+                _Pragma("GCC unroll 8") for (int m = 0; m < MR; m++)                                                   \
+                    scatter(&acc[m][v], lanes + v * VL, y + m * plane);                                                \
+            }                                                                                                          \
+        }                                                                                                              \
+    }
+
+#if VBYTES == 64 /* 32 registers */
+#define MR_MOST 8
+TILE(8, 3)
+TILE(8, 1)
+TILE(4, 6)
+#else
+#define MR_MOST 4
+TILE(4, 3)
+#endif
+TILE(4, 1)
+TILE(2, 6)
+TILE(2, 1)
+TILE(1, 8)
+TILE(1, 1)
+
+#define RUN(MR, NV)                                                                                        \
+    do {                                                                                                   \
+        i64 s = 0;                                                                                         \
+        for (; s + NV <= n; s += NV)                                                                       \
+            tile_##MR##_##NV(X, offset, K, weight, bias, spots + s, lanes + s * VL, y, plane);             \
+        for (; s < n; s++) tile_##MR##_1(X, offset, K, weight, bias, spots + s, lanes + s * VL, y, plane); \
+    } while (0)
+
+/* Rows of the matrix that the next tile takes when m are left. */
+static i64 tile_rows(i64 m) {
+    return m >= MR_MOST ? MR_MOST : m >= 4 ? 4 : m >= 2 ? 2 : 1;
+}
+
+/* All M channels, all n spots; weight is packed as tile_rows says, [tile][k][row]. */
+static void product(i64 M, i64 K, const real *X, const i64 *offset, const real *weight, const real *bias, i64 n,
+                    const spot *spots, const i64 *lanes, real *y, i64 plane) {
+    while (M > 0) {
+        i64 rows = tile_rows(M);
+#if VBYTES == 64
+        if (rows == 8)
+            RUN(8, 3);
+        else if (rows == 4)
+            RUN(4, 6);
+#else
+        if (rows == 4) RUN(4, 3);
+#endif
+        else if (rows == 2)
+            RUN(2, 6);
+        else
+            RUN(1, 8);
+        M -= rows;
+        weight += rows * K;
+        y += rows * plane;
+        if (bias) bias += rows;
+    }
+}
+
+/* out[tile][k][row] of the matrix whose entry (m, k) is w[m row + offset of k]. Returns the end of what it wrote. */
+static real *pack(i64 M, i64 row, i64 Ka, i64 a_step, i64 Kb, i64 b_first, i64 b_by, i64 b_step, i64 Kc, i64 c_first,
+                  i64 c_by, const real *w, real *out) {
+    for (i64 m = 0, rows; m < M; m += rows) {
+        rows = tile_rows(M - m);
+        for (i64 a = 0; a < Ka; a++)
+            for (i64 b = b_first; b < Kb; b += b_by)
+                for (i64 c = c_first; c < Kc; c += c_by)
+                    for (i64 i = 0; i < rows; i++) *out++ = w[(m + i) * row + a * a_step + b * b_step + c];
+    }
+    return out;
+}
+
+/* ------------------------------------------------------------------ collect: picture -> map */
+
+typedef struct {
+    const geometry *g;
+    const blocking *blocks;
+    const real *x, *bias, *packed;
+    real *y;
+} collect_job;
+
+/* Items [lo, hi): blocks, and in each block the groups. */
+static int collect_items(const collect_job *job, i64 lo, i64 hi) {
+    const geometry *g = job->g;
+    const blocking *k = job->blocks;
+    i64 bound = spots_bound(k->images, k->rows, k->cols, k->cols + g->w.q);
+    real *X = ri_workspace(RI_WS_CONV,
+                           (size_t)phases_size(g, g->Cg, k->images, k->rows, k->cols) * sizeof(real) + 2 * VBYTES);
+    i64 *offset = ri_workspace(RI_WS_OP, (size_t)(g->K + bound * VL) * sizeof(i64) + (size_t)bound * sizeof(spot));
+    if (!X || !offset) return RI_NOMEM;
+    i64 *lanes = offset + g->K;
+    spot *spots = (spot *)(lanes + bound * VL);
+    i64 plane = g->h.m * g->w.m, n = 0;
+    block last = {0, 0, 0, 0, 0, 0};
+    for (i64 item = lo; item < hi; item++) {
+        i64 group = item % g->G;
+        block b = make_block(g, k, item / g->G);
+        if (b.images != last.images || b.rows != last.rows || b.cols != last.cols) {
+            i64 cols = b.cols + g->w.q;
+            phase_offsets(g, &b, offset);
+            n = make_spots(b.images, b.rows, b.cols, 0, cols, (b.rows + g->h.q) * cols, 0, g->w.m, 1, g->O * plane, 1,
+                           spots, lanes);
+            last = b;
+        }
+        fill_phases(g, job->x, group * g->Cg, (group + 1) * g->Cg, &b, X);
+        product(g->Og, g->K, X, offset, job->packed + group * g->Og * g->K,
+                job->bias ? job->bias + group * g->Og : NULL, n, spots, lanes,
+                job->y + (b.b * g->O + group * g->Og) * plane + b.r * g->w.m + b.c, plane);
+    }
+    return RI_OK;
+}
+
+/* FUNCTION(&job, lo, hi) over the thread's share of the items; one status. */
+#define SHARE(FUNCTION, job, items, team, status)                                          \
+    do {                                                                                   \
+        if ((team) == 1 || (items) <= 1)                                                   \
+            status = FUNCTION(job, 0, items);                                              \
+        else {                                                                             \
+            _Pragma("omp parallel num_threads(team) reduction(max : status)") {            \
+                i64 lo, hi;                                                                \
+                ri_share(items, 1, omp_get_thread_num(), omp_get_num_threads(), &lo, &hi); \
+                if (lo < hi) status = FUNCTION(job, lo, hi);                               \
+            }                                                                              \
+        }                                                                                  \
+    } while (0)
+
+static int collect(const geometry *g, const real *x, const real *weight, const real *bias, real *y, int threads) {
+    if (g->B == 0) return RI_OK;
+    int team = team_for(g, threads), status = RI_OK;
+    i64 taps = g->h.k * g->w.k;
+    real *packed = ri_workspace(RI_WS_OP2, (size_t)(g->O * g->K) * sizeof(real));
+    if (!packed) return RI_NOMEM;
+    real *end = packed;
+    for (i64 group = 0; group < g->G; group++)
+        end = pack(g->Og, g->K, g->Cg, taps, g->h.k, 0, 1, g->w.k, g->w.k, 0, 1, weight + group * g->Og * g->K, end);
+    i64 unit = g->Cg * g->h.t * g->w.t * (i64)sizeof(real);
+    blocking blocks = choose_blocks(g, unit, g->h.m, g->h.q, g->w.m, g->w.q, 48, team);
+    collect_job job = {g, &blocks, x, bias, packed, y};
+    i64 items = blocks.nb * blocks.nr * blocks.nc * g->G;
+    SHARE(collect_items, &job, items, team, status);
+    return status;
+}
+
+/* ------------------------------------------------------------------ spread: map -> picture */
+
+/* Row h of the picture is row m of phase a: h + p = s m + a. Tap i of that phase meets it at row m - q_i of the map. */
+static i64 first_m(const axis *x, i64 a) {
+    return -floor_div(a - x->p, x->s); /* ceil((p - a) / s) */
+}
+static i64 end_m(const axis *x, i64 a) {
+    return floor_div(x->n - 1 + x->p - a, x->s) + 1;
+}
+static i64 taps_of(const axis *x, i64 slot) {
+    return parts(x->k - slot, x->t);
+}
+
+typedef struct {
+    const geometry *g;
+    const blocking *blocks;
+    const real *dy, *bias, *packed;
+    real *dx;
+    i64 m0, n0; /* first row and column of positions */
+} spread_job;
+
+static int spread_items(const spread_job *job, i64 lo, i64 hi) {
+    const geometry *g = job->g;
+    const axis *h = &g->h, *w = &g->w;
+    const blocking *k = job->blocks;
+    i64 slots = h->t * w->t, taps = g->Og * h->k * w->k;
+    i64 bound = spots_bound(k->images, k->rows, k->cols, k->cols + w->q);
+    i64 size = g->Og * k->images * (k->rows + h->q) * (k->cols + w->q);
+    real *X = ri_workspace(RI_WS_CONV, (size_t)size * sizeof(real) + 2 * VBYTES);
+    i64 *offsets = ri_workspace(
+        RI_WS_OP, (size_t)(taps + slots + slots * bound * VL) * sizeof(i64) + (size_t)(slots * bound) * sizeof(spot));
+    if (!X || !offsets) return RI_NOMEM;
+    i64 *counts = offsets + taps, *lanes = counts + slots;
+    spot *spots = (spot *)(lanes + slots * bound * VL);
+    i64 picture = h->n * w->n, map = h->m * w->m;
+    block last = {-1, -1, -1, 0, 0, 0};
+    for (i64 item = lo; item < hi; item++) {
+        i64 group = item % g->G;
+        block b = make_block(g, k, item / g->G);
+        i64 m0 = job->m0 + b.r, n0 = job->n0 + b.c; /* the block's first position */
+        i64 rows = b.rows + h->q, cols = b.cols + w->q, image = rows * cols;
+        if (b.r != last.r || b.c != last.c || b.images != last.images) {
+            i64 *offset = offsets;
+            for (i64 i0 = 0; i0 < h->t; i0++)
+                for (i64 j0 = 0; j0 < w->t; j0++) {
+                    i64 slot = i0 * w->t + j0, ah = i0 * h->d % h->s, aw = j0 * w->d % w->s;
+                    for (i64 o = 0; o < g->Og; o++)
+                        for (i64 i = i0; i < h->k; i += h->t)
+                            for (i64 j = j0; j < w->k; j += w->t)
+                                *offset++ =
+                                    o * b.images * image + (h->q - i * h->d / h->s) * cols + w->q - j * w->d / w->s;
+                    i64 m1 = most(m0, first_m(h, ah)), m2 = least(m0 + b.rows, end_m(h, ah));
+                    i64 n1 = most(n0, first_m(w, aw)), n2 = least(n0 + b.cols, end_m(w, aw));
+                    counts[slot] = make_spots(b.images, m2 - m1, n2 - n1, (m1 - m0) * cols + n1 - n0, cols, image,
+                                              (h->s * m1 + ah - h->p) * w->n + w->s * n1 + aw - w->p, h->s * w->n, w->s,
+                                              g->C * picture, 1, spots + slot * bound, lanes + slot * bound * VL);
+                }
+            last = b;
+        }
+        for (i64 o = 0; o < g->Og; o++)
+            fill(job->dy + (b.b * g->O + group * g->Og + o) * map, g->O * map, h->m, w->m, b.images, rows, cols,
+                 m0 - h->q, 1, n0 - w->q, 1, X + o * b.images * image);
+        memset(X + g->Og * b.images * image, 0, 2 * VBYTES);
+        const real *packed = job->packed + group * g->Cg * taps;
+        const i64 *offset = offsets;
+        for (i64 slot = 0; slot < slots; slot++) {
+            i64 K = g->Og * taps_of(h, slot / w->t) * taps_of(w, slot % w->t);
+            product(g->Cg, K, X, offset, packed, job->bias ? job->bias + group * g->Cg : NULL, counts[slot],
+                    spots + slot * bound, lanes + slot * bound * VL, job->dx + (b.b * g->C + group * g->Cg) * picture,
+                    picture);
+            offset += K;
+            packed += g->Cg * K;
+        }
+    }
+    return RI_OK;
+}
+
+static int spread(const geometry *g, const real *dy, const real *weight, const real *bias, real *dx, int threads) {
+    if (g->B == 0) return RI_OK;
+    const axis *h = &g->h, *w = &g->w;
+    int team = team_for(g, threads), status = RI_OK;
+    if (h->t < h->s || w->t < w->s) { /* phases that no tap meets */
+        i64 picture = h->n * w->n;
+        for (i64 b = 0; b < g->B; b++)
+            for (i64 c = 0; c < g->C; c++) {
+                real value = bias ? bias[c] : R(0.0), *plane = dx + (b * g->C + c) * picture;
+                for (i64 i = 0; i < picture; i++) plane[i] = value;
+            }
+    }
+    real *packed = ri_workspace(RI_WS_OP2, (size_t)(g->O * g->K) * sizeof(real));
+    if (!packed) return RI_NOMEM;
+    real *end = packed;
+    i64 taps = h->k * w->k;
+    for (i64 group = 0; group < g->G; group++)
+        for (i64 i = 0; i < h->t; i++)
+            for (i64 j = 0; j < w->t; j++)
+                end = pack(g->Cg, taps, g->Og, g->K, h->k, i, h->t, w->k, w->k, j, w->t, weight + group * g->Og * g->K,
+                           end);
+    i64 m0 = h->p / h->s, n0 = w->p / w->s;
+    i64 rows = (h->n - 1 + h->p) / h->s + 1 - m0, cols = (w->n - 1 + w->p) / w->s + 1 - n0;
+    blocking blocks = choose_blocks(g, g->Og * (i64)sizeof(real), rows, h->q, cols, w->q, 48, team);
+    spread_job job = {g, &blocks, dy, bias, packed, dx, m0, n0};
+    i64 items = blocks.nb * blocks.nr * blocks.nc * g->G;
+    SHARE(spread_items, &job, items, team, status);
+    return status;
+}
+
+/* ------------------------------------------------------------------ correlate: the weight gradient */
+
+#if VBYTES == 64
+enum { MO = 4, NK = 6 };
+#else
+enum { MO = 3, NK = 4 };
+#endif
+
+enum { CHUNKS = 16, RANGE = 16 * MO }; /* parts of the batch; channels of the map that share a copy of the picture */
+
+static inline real lanes_sum(vec v) {
+    real lane[VL];
+    memcpy(lane, &v, sizeof lane);
+    real sum = R(0.0);
+#pragma omp simd reduction(+ : sum)
+    for (i64 l = 0; l < VL; l++) sum += lane[l];
+    return sum;
+}
+
+/* dweight[o][k] += sum over spots and lanes of D[o][spot] X[offset[k] + spot], for `rows` <= MO rows of D and `taps` <=
+ * NK offsets. */
+static void correlate_tile(const real *X, const i64 *offset, i64 taps, i64 n, const spot *spots, const real *D,
+                           i64 rows, real *dweight, i64 K) {
+    vec acc[MO][NK];
+    const real *x[NK];
+    const real *d[MO];
+#pragma GCC unroll 8
+    for (int k = 0; k < NK; k++) x[k] = X + offset[k < taps ? k : 0];
+#pragma GCC unroll 8
+    for (int o = 0; o < MO; o++) {
+        d[o] = D + (o < rows ? o : 0) * n * VL;
+#pragma GCC unroll 8
+        for (int k = 0; k < NK; k++) acc[o][k] = (vec){0};
+    }
+    for (i64 s = 0; s < n; s++) {
+        vec dy[MO];
+#pragma GCC unroll 8
+        for (int o = 0; o < MO; o++) dy[o] = *(const vec *)(d[o] + s * VL);
+#pragma GCC unroll 8
+        for (int k = 0; k < NK; k++) {
+            vec xk = *(const loose *)(x[k] + spots[s].x);
+#pragma GCC unroll 8
+            for (int o = 0; o < MO; o++) acc[o][k] += dy[o] * xk;
+        }
+    }
+    real sums[MO][NK];
+#pragma GCC unroll 8
+    for (int o = 0; o < MO; o++)
+#pragma GCC unroll 8
+        for (int k = 0; k < NK; k++) sums[o][k] = lanes_sum(acc[o][k]);
+    for (i64 o = 0; o < rows; o++)
+        for (i64 k = 0; k < taps; k++) dweight[o * K + k] += sums[o][k];
+}
+
+typedef struct {
+    const geometry *g;
+    const blocking *blocks;
+    const real *dy, *x;
+    real *partial;        /* [chunk][o][k] */
+    i64 chunks, channels; /* channels of the picture that are copied together */
+} correlate_job;
+
+/* Items: chunks of the batch, in each the groups, in each the ranges of map channels. */
+static int correlate_items(const correlate_job *job, i64 lo, i64 hi) {
+    const geometry *g = job->g;
+    const blocking *k = job->blocks;
+    i64 bound = spots_bound(k->images, k->rows, k->cols, k->cols + g->w.q), most_o = least(RANGE, g->Og);
+    i64 xs = parts(phases_size(g, job->channels, k->images, k->rows, k->cols) + 2 * VL, VL) * VL;
+    real *X = ri_workspace(RI_WS_CONV, (size_t)(xs + most_o * bound * VL) * sizeof(real));
+    i64 *offset = ri_workspace(RI_WS_OP, (size_t)(g->K + bound * VL) * sizeof(i64) + (size_t)bound * sizeof(spot));
+    if (!X || !offset) return RI_NOMEM;
+    real *D = X + xs;
+    i64 *lanes = offset + g->K;
+    spot *spots = (spot *)(lanes + bound * VL);
+    i64 map = g->h.m * g->w.m, n = 0, ranges = parts(g->Og, RANGE);
+    block last = {0, 0, 0, 0, 0, 0};
+    for (i64 item = lo; item < hi; item++) {
+        i64 chunk = item / ranges / g->G, group = item / ranges % g->G, o0 = item % ranges * RANGE;
+        i64 os = least(RANGE, g->Og - o0), b_first, b_end;
+        real *dweight = job->partial + (chunk * g->O + group * g->Og + o0) * g->K;
+        for (i64 i = 0; i < os * g->K; i++) dweight[i] = R(0.0);
+        ri_share(g->B, 1, (int)chunk, (int)job->chunks, &b_first, &b_end);
+        for (i64 b0 = b_first; b0 < b_end; b0 += k->images)
+            for (i64 part = 0; part < k->nr * k->nc; part++) {
+                block b = make_block(g, k, part);
+                b.b = b0;
+                b.images = least(k->images, b_end - b0);
+                if (b.images != last.images || b.rows != last.rows || b.cols != last.cols) {
+                    i64 cols = b.cols + g->w.q;
+                    phase_offsets(g, &b, offset);
+                    n = make_spots(b.images, b.rows, b.cols, 0, cols, (b.rows + g->h.q) * cols, 0, g->w.m, 1,
+                                   g->O * map, 0, spots, lanes);
+                    last = b;
+                }
+                const real *dy = job->dy + (b.b * g->O + group * g->Og + o0) * map + b.r * g->w.m + b.c;
+                for (i64 o = 0; o < os; o++, dy += map)
+                    for (i64 s = 0; s < n; s++) {
+                        real *out = D + (o * n + s) * VL;
+                        const i64 *lane = lanes + s * VL;
+                        if (spots[s].y >= 0)
+                            memcpy(out, dy + spots[s].y, VBYTES);
+                        else
+                            for (i64 l = 0; l < VL; l++) out[l] = lane[l] >= 0 ? dy[lane[l]] : R(0.0);
+                    }
+                for (i64 c = 0; c < g->Cg; c += job->channels) {
+                    i64 end = least(c + job->channels, g->Cg), K = (end - c) * g->h.k * g->w.k;
+                    fill_phases(g, job->x, group * g->Cg + c, group * g->Cg + end, &b, X);
+                    for (i64 o = 0; o < os; o += MO)
+                        for (i64 t = 0; t < K; t += NK)
+                            correlate_tile(X, offset + t, least(NK, K - t), n, spots, D + o * n * VL, least(MO, os - o),
+                                           dweight + o * g->K + c * g->h.k * g->w.k + t, g->K);
+                }
+            }
+    }
+    return RI_OK;
+}
+
+static int correlate(const geometry *g, const real *dy, const real *x, real *dweight, int accumulate, int threads) {
+    int team = team_for(g, threads), status = RI_OK;
+    i64 size = g->O * g->K, map = g->h.m * g->w.m;
+    /* A block should hold some 96 spots, so that summing the lanes of 24 accumulators is a small part of a tile. That
+     * many images make a chunk, and so many channels that their copy fits. */
+    i64 images = 96 * VL / map + 1, rows = least(g->h.m, 96 * VL / g->w.m + 1);
+    i64 chunks = most(1, least(least(g->B / images, CHUNKS), ((i64)1 << 22) / size));
+    i64 unit = g->h.t * g->w.t * (i64)sizeof(real);
+    i64 channels = BLOCK_BYTES / (unit * images * (rows + g->h.q) * (g->w.m + g->w.q));
+    channels = channels >= g->Cg ? g->Cg : most(1, channels / 2 * 2);
+    real *partial = ri_workspace(RI_WS_OP2, (size_t)(chunks * size) * sizeof(real));
+    if (!partial) return RI_NOMEM;
+    unit = most(unit * channels, BLOCK_BYTES / (128 * VL)); /* the copy of dy grows with the block, too */
+    blocking blocks = choose_blocks(g, unit, g->h.m, g->h.q, g->w.m, g->w.q, 96, 1);
+    correlate_job job = {g, &blocks, dy, x, partial, chunks, channels};
+    i64 items = chunks * g->G * parts(g->Og, RANGE);
+    SHARE(correlate_items, &job, items, team, status);
+    if (status) return status;
+    for (i64 i = 0; i < size; i++) {
+        real sum = partial[i];
+        for (i64 chunk = 1; chunk < chunks; chunk++) sum += partial[chunk * size + i];
+        dweight[i] = accumulate ? dweight[i] + sum : sum;
+    }
+    return RI_OK;
+}
+
+/* dbias[c] (+)= sum of channel c. */
+static void channel_sums(const real *dy, i64 B, i64 C, i64 plane, real *dbias, int accumulate, int threads) {
+    int team = ri_team(threads, B * C * plane / VL);
+#pragma omp parallel for schedule(static) num_threads(team) if (team > 1)
+    for (i64 c = 0; c < C; c++) {
+        real total = R(0.0);
+        for (i64 b = 0; b < B; b++) {
+            const real *p = dy + (b * C + c) * plane;
+            real sum = R(0.0);
+#pragma omp simd reduction(+ : sum)
+            for (i64 i = 0; i < plane; i++) sum += p[i];
+            total += sum;
+        }
+        dbias[c] = accumulate ? dbias[c] + total : total;
+    }
+}
+
+/* ------------------------------------------------------------------ kernels */
+
+int RI(conv2d)(const real *x, const real *weight, const real *bias, i64 B, i64 C, i64 H, i64 W, i64 O, i64 KH, i64 KW,
+               i64 OH, i64 OW, i64 SH, i64 SW, i64 PH, i64 PW, i64 DH, i64 DW, i64 groups, real *y, int threads) {
+    geometry g = make_geometry(B, C, H, W, O, KH, KW, OH, OW, SH, SW, PH, PW, DH, DW, groups);
+    return collect(&g, x, weight, bias, y, threads);
+}
+
+int RI(conv2d_backward)(const real *dy, const real *x, const real *weight, i64 B, i64 C, i64 H, i64 W, i64 O, i64 KH,
+                        i64 KW, i64 OH, i64 OW, i64 SH, i64 SW, i64 PH, i64 PW, i64 DH, i64 DW, i64 groups, real *dx,
+                        real *dweight, real *dbias, int accumulate, int threads) {
+    geometry g = make_geometry(B, C, H, W, O, KH, KW, OH, OW, SH, SW, PH, PW, DH, DW, groups);
+    int status = dx ? spread(&g, dy, weight, NULL, dx, threads) : RI_OK;
+    if (status) return status;
+    status = correlate(&g, dy, x, dweight, accumulate, threads);
+    if (status) return status;
+    if (dbias) channel_sums(dy, B, O, OH * OW, dbias, accumulate, threads);
+    return RI_OK;
+}
+
+int RI(conv_transpose2d)(const real *x, const real *weight, const real *bias, i64 B, i64 C, i64 H, i64 W, i64 O, i64 KH,
+                         i64 KW, i64 OH, i64 OW, i64 SH, i64 SW, i64 PH, i64 PW, i64 DH, i64 DW, i64 groups, real *y,
+                         int threads) {
+    geometry g = make_geometry(B, C, H, W, O, KH, KW, OH, OW, SH, SW, PH, PW, DH, DW, groups);
+    return spread(&g, x, weight, bias, y, threads);
+}
+
+int RI(conv_transpose2d_backward)(const real *dy, const real *x, const real *weight, i64 B, i64 C, i64 H, i64 W, i64 O,
+                                  i64 KH, i64 KW, i64 OH, i64 OW, i64 SH, i64 SW, i64 PH, i64 PW, i64 DH, i64 DW,
+                                  i64 groups, real *dx, real *dweight, real *dbias, int accumulate, int threads) {
+    geometry g = make_geometry(B, C, H, W, O, KH, KW, OH, OW, SH, SW, PH, PW, DH, DW, groups);
+    int status = dx ? collect(&g, dy, weight, NULL, dx, threads) : RI_OK;
+    if (status) return status;
+    status = correlate(&g, x, dy, dweight, accumulate, threads);
+    if (status) return status;
+    if (dbias) channel_sums(dy, B, C, H * W, dbias, accumulate, threads);
+    return RI_OK;
+}

@@ -5,12 +5,17 @@ Where an operation is hot it has a C mirror too. No state, no randomness, no I/O
 
 import refimpl.ops.native  # noqa: F401  (registers the mirrors)
 from refimpl.ops.activation import *  # noqa: F403
+from refimpl.ops.attention import *  # noqa: F403
 from refimpl.ops.conv import *  # noqa: F403
 from refimpl.ops.denoise import *  # noqa: F403
+from refimpl.ops.embedding import *  # noqa: F403
 from refimpl.ops.loss import *  # noqa: F403
 from refimpl.ops.matmul import *  # noqa: F403
 from refimpl.ops.norm import *  # noqa: F403
 from refimpl.ops.pool import *  # noqa: F403
+from refimpl.ops.rotary import *  # noqa: F403
+from refimpl.ops.segment import *  # noqa: F403
 from refimpl.ops.softmax import *  # noqa: F403
+from refimpl.ops.sparse import *  # noqa: F403
 from refimpl.ops.update import *  # noqa: F403
 from refimpl.ops.upsample import *  # noqa: F403

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import operator
+
 import numpy as np
 
 _F32, _F64 = np.dtype(np.float32), np.dtype(np.float64)
@@ -80,3 +82,18 @@ def writable(op: str, name: str, a: np.ndarray, shape: tuple[int, ...], dtype: n
         raise ValueError(f"{op}: {name} has shape {a.shape}, expected {shape}")
     if not (a.flags.writeable and a.flags.c_contiguous):
         raise ValueError(f"{op}: {name} must be writable and C-contiguous")
+
+
+def count(op: str, name: str, n: int, width: int = 1) -> int:
+    """A whole number of rows, not negative, whose rows of `width` numbers can be addressed. Returns it as an int.
+
+    Raises TypeError or ValueError.
+    """
+    try:
+        n = operator.index(n)
+    except TypeError:
+        raise TypeError(f"{op}: {name} is {n!r}, expected a whole number") from None
+    at_least(op, name, n, 0)
+    if n * max(width, 1) >= 2**56:
+        raise ValueError(f"{op}: {name} is {n}, more rows of width {width} than memory can hold")
+    return n

@@ -7,19 +7,15 @@ from refimpl.backends import native
 
 if native.lib is not None:
     from refimpl.ops.native import (
-        (,  # noqa: F401
         activation,  # noqa: F401
         attention,  # noqa: F401
         conv,  # noqa: F401
         denoise,  # noqa: F401
         embedding,  # noqa: F401
-        from,  # noqa: F401
-        import,  # noqa: F401
         loss,  # noqa: F401
         matmul,  # noqa: F401
         norm,  # noqa: F401
         pool,  # noqa: F401
-        refimpl.ops.native,  # noqa: F401
         rotary,  # noqa: F401
         segment,  # noqa: F401
         softmax,  # noqa: F401

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from refimpl import ops
 from refimpl.nn import Layer, Parameter, init
 
 __all__ = [
@@ -52,8 +53,8 @@ def diffuse(u: np.ndarray, abar: float | np.ndarray, eps: np.ndarray) -> np.ndar
     """Equation (1): z = sqrt(abar) u + sqrt(1 - abar) eps; u, eps and z (B, D), abar one number or (B,)."""
     a, s = np.sqrt(abar), np.sqrt(1 - np.asarray(abar))
     if np.ndim(abar):
-        a, s = a[:, None], s[:, None]
-    return a.astype(u.dtype) * u + s.astype(u.dtype) * eps
+        return ops.row_scaled_sum(a.astype(u.dtype), u, s.astype(u.dtype), eps)
+    return ops.fma_combine(float(a), u, float(s), eps)
 
 
 def prior_divergence(u: np.ndarray, abar: float) -> tuple[float, float]:
@@ -91,11 +92,7 @@ class Chain:
 
     def step(self, t: int, uhat: np.ndarray, z: np.ndarray, eps: np.ndarray | None) -> np.ndarray:
         """Equation (3): z_t = a_t uhat + b_t z_{t-1} + sqrt(c_t) eps; without the noise where eps is None."""
-        dtype = uhat.dtype.type
-        out = dtype(self.a[t]) * uhat + dtype(self.b[t]) * z
-        if eps is not None:
-            out += dtype(math.sqrt(self.c[t])) * eps
-        return out
+        return ops.fma_combine(float(self.a[t]), uhat, float(self.b[t]), z, math.sqrt(self.c[t]), eps)
 
 
 def chain(abar: np.ndarray) -> Chain:
@@ -264,8 +261,7 @@ def flow_slope(gamma: float, dgamma: float, uhat: np.ndarray, z: np.ndarray) -> 
     abar' = -gamma' abar (1 - abar); in this form nothing is divided.
     """
     abar = float(signal(gamma))
-    dtype = z.dtype.type
-    return dtype(-dgamma / 2 * math.sqrt(abar)) * uhat - dtype(-dgamma / 2 * abar) * z
+    return ops.fma_combine(-dgamma / 2 * math.sqrt(abar), uhat, dgamma / 2 * abar, z)
 
 
 def integrate(slope, z: np.ndarray, steps: int, method: str = "euler", path: list | None = None) -> np.ndarray:
@@ -280,10 +276,10 @@ def integrate(slope, z: np.ndarray, steps: int, method: str = "euler", path: lis
         raise ValueError(f"integrate: steps is {steps}, expected at least 1")
     h = z.dtype.type(1 / steps)
     for i in range(steps):
-        first = slope(z, i / steps)
+        dz = slope(z, i / steps)
         if method == "heun":
-            first = (first + slope(z + h * first, (i + 1) / steps)) / 2
-        z = z + h * first
+            dz = (dz + slope(z + h * dz, (i + 1) / steps)) / 2
+        z = z + h * dz
         if path is not None:
             path.append(z)
     return z

@@ -40,23 +40,31 @@ __all__ = [
     "Denoiser",
     "Embedding",
     "ReadOut",
+    "TimeFeatures",
     "add_rows",
     "denoiser",
     "embed",
     "features_of_all",
     "prototypes",
-    "time_features",
 ]
 
-TIME_WIDTH = 64
+@dataclass(frozen=True)
+class TimeFeatures(Layer):
+    """Sines and cosines of 1000 t at `width`/2 frequencies from 1 down to 1/10000: times (N,) to (N, width).
 
+    Without the factor 1000, t in [0, 1] would turn most of them by nothing. After Vaswani et al., 2017. Times get no
+    gradient.
+    """
 
-def time_features(t: np.ndarray, width: int = TIME_WIDTH, dtype=np.float32) -> np.ndarray:
-    """Sines and cosines of 1000 t at `width`/2 frequencies from 1 down to 1/10000 (t in [0, 1] would otherwise turn the
-    slow ones by nothing): (N,) times to (N, width). After Vaswani et al., 2017."""
-    half = width // 2
-    angle = 1000 * np.asarray(t, np.float64)[:, None] * np.exp(-math.log(10000) * np.arange(half) / half)
-    return np.concatenate([np.sin(angle), np.cos(angle)], axis=1).astype(dtype)
+    width: int
+
+    def forward(self, params, x, train=False, rng=None):
+        half = self.width // 2
+        angle = 1000 * x[:, None].astype(np.float64) * np.exp(-math.log(10000) * np.arange(half) / half)
+        return np.concatenate([np.sin(angle), np.cos(angle)], axis=1).astype(x.dtype), None
+
+    def backward(self, params, grads, saved, dy, need_dx=True):
+        return None
 
 
 @dataclass(frozen=True)
@@ -109,7 +117,7 @@ class Denoiser(Layer):
         s += g
         time = None
         if self.time is not None:
-            e, early = self.time.forward(params.scope("time"), time_features(t, dtype=z.dtype), train, rng)
+            e, early = self.time.forward(params.scope("time"), t.astype(z.dtype), train, rng)
             shift, late = self.join_time.forward(params.scope("join_time"), e)
             s += shift  # one row for all where t is one time
             time = early, late
@@ -131,17 +139,13 @@ class Denoiser(Layer):
         return ds, self.label.backward(params.scope("label"), grads.scope("label"), label, dh, need_dz)
 
 
-def _relu() -> Activation:
-    return Activation("relu")
-
-
-def _image_path(shape: tuple[int, int, int], width: int, dropout: float, norm: bool) -> list[Layer]:
+def _image_path(shape: tuple[int, int, int], width: int, dropout: float, norm: bool, act: Activation) -> list[Layer]:
     """Figure 6: three 3x3 convolutions with two 2x2 poolings, a linear layer and batch norm."""
     c, h, w = shape
     flat = 128 * (h // 4) * (w // 4)
-    convolutions = [Conv2d(c, 32, 3, padding=1), _relu(), MaxPool2d(2), Dropout(dropout)]
-    convolutions += [Conv2d(32, 64, 3, padding=1), _relu(), Dropout(dropout)]
-    convolutions += [Conv2d(64, 128, 3, padding=1), _relu(), MaxPool2d(2), Dropout(dropout)]
+    convolutions = [Conv2d(c, 32, 3, padding=1), act, MaxPool2d(2), Dropout(dropout)]
+    convolutions += [Conv2d(32, 64, 3, padding=1), act, Dropout(dropout)]
+    convolutions += [Conv2d(64, 128, 3, padding=1), act, MaxPool2d(2), Dropout(dropout)]
     return [*convolutions, Flatten(), Linear(flat, width), *([BatchNorm(width)] if norm else [])]
 
 
@@ -154,28 +158,31 @@ def denoiser(
     timed: bool = False,
     image_label: bool = False,
     dropout: float = 0.0,
+    activation: str = "relu",
+    time_width: int = 64,
 ) -> Denoiser:
     """A block for inputs of `shape`, labels of D numbers and `d_out` outputs.
 
-    kind "mlp": one hidden ReLU layer of `width` on each of image and label, one joint hidden layer, a linear output.
+    kind "mlp": one hidden layer of `width` on each of image and label, one joint hidden layer, a linear output.
     kind "conv": the network of the paper's figure 6 for images (C, H, W) of at least 4 x 4 pixels; with batch norm
     unless `timed` (continuous time), and, where `image_label` says that labels are images too (prototypes), with a copy
     of the image path for the label. Raises ValueError for another kind or a shape that it cannot take.
     """
+    act = Activation(activation)
     timing = {"time": None, "join_time": None}
     if timed:
         timing = {
-            "time": Sequential(Linear(TIME_WIDTH, TIME_WIDTH), _relu()),
-            "join_time": Linear(TIME_WIDTH, width, bias=False),
+            "time": Sequential(TimeFeatures(time_width), Linear(time_width, time_width), act),
+            "join_time": Linear(time_width, width, bias=False),
         }
     joins = {"join_image": Linear(width, width), "join_label": Linear(width, width, bias=False)}
     last = init.kaiming_uniform(width, 1.0)
     if kind == "mlp":
         d_in = math.prod(shape)
         return Denoiser(
-            image=Sequential(Flatten(), Linear(d_in, width), _relu()),
-            label=Sequential(Linear(D, width), _relu()),
-            head=Sequential(_relu(), Linear(width, d_out, weight_init=last)),
+            image=Sequential(Flatten(), Linear(d_in, width), act),
+            label=Sequential(Linear(D, width), act),
+            head=Sequential(act, Linear(width, d_out, weight_init=last)),
             **joins,
             **timing,
         )
@@ -189,14 +196,14 @@ def denoiser(
         return [] if timed else [BatchNorm(n)]
 
     if image_label:
-        label: list[Layer] = [Reshape((c, h, w)), *_image_path((c, h, w), width, dropout, not timed)]
+        label: list[Layer] = [Reshape((c, h, w)), *_image_path((c, h, w), width, dropout, not timed, act)]
     else:
-        inner = Sequential(Linear(width, width), *norm(width), _relu(), Linear(width, width), *norm(width))
-        label = [Linear(D, width), *norm(width), _relu(), Residual(inner)]
+        inner = Sequential(Linear(width, width), *norm(width), act, Linear(width, width), *norm(width))
+        label = [Linear(D, width), *norm(width), act, Residual(inner)]
     half = max(1, width // 2)
-    head = [*norm(width), _relu(), Linear(width, half), *norm(half), _relu()]
+    head = [*norm(width), act, Linear(width, half), *norm(half), act]
     return Denoiser(
-        image=Sequential(*_image_path((c, h, w), width, dropout, not timed)),
+        image=Sequential(*_image_path((c, h, w), width, dropout, not timed, act)),
         label=Sequential(*label),
         head=Sequential(*head, Linear(half, d_out, weight_init=init.kaiming_uniform(half, 1.0))),
         **joins,
@@ -215,7 +222,7 @@ def features_of_all(block: Denoiser, all_params: list[Params], x: np.ndarray) ->
         return [block.features(params, x)[0] for params in all_params]
     weight = np.concatenate([p["image.1.weight"] for p in all_params], axis=1)
     bias = np.concatenate([p["image.1.bias"] for p in all_params])
-    h = ops.relu(ops.linear(x.reshape(len(x), -1), weight, bias))
+    h = block.image.layers["2"].apply(all_params[0], ops.linear(x.reshape(len(x), -1), weight, bias))
     width = first.d_out
     return [
         block.join_image.apply(p.scope("join_image"), np.ascontiguousarray(h[:, i * width : (i + 1) * width]))

@@ -71,7 +71,7 @@ class NoProp(DenoisingClassifier):
         integrator: str = "heun",
         steps: int = 20,
         noise: str = "zero",
-        draws: int = 1,
+        draws: int = 8,
         image_shape: tuple[int, int, int] | None = None,
         dtype: str = "float32",
         random_state: Any = None,

@@ -43,6 +43,10 @@ class DenoisingClassifier(Classifier):
 
     # "chain": T blocks, (3).  "flow": one denoiser, (6).  "velocity": one network that outputs dz/dt.
     _kind_of_model: str
+    # A model that has no such choice keeps these.
+    steps: int = 1
+    integrator: str = "euler"
+    noise: str = "zero"
 
     # ------------------------------------------------------------ hyper-parameters
 

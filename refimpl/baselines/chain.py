@@ -6,8 +6,11 @@
 Both run from noise z_0 to the end and learn from the cross-entropy of the read-out there. Every step of either has the
 form
     z' = a uhat(z, x) + b z + s eps
-so one loss serves both: its backward pass goes through all steps in reverse, and what it stored on the way forward
+so one loss serves both. Its backward pass goes through all steps in reverse, and what it stored on the way forward
 grows with their number. (NoProp's does not.)
+
+The read-out is by default the distance to the class embeddings. A linear one, learned from scratch, lets two classes
+share an embedding early in training, and end-to-end gradients rarely part them again.
 """
 
 from __future__ import annotations
@@ -171,8 +174,8 @@ class ChainClassifier(_Unrolled):
         lr: float = 1e-3,
         weight_decay: float = 1e-3,
         clip: float | None = None,
-        readout: str = "linear",
-        readout_sigma: float = 1.0,
+        readout: str = "nearest",
+        readout_sigma: float = 0.3,
         noise: str = "sampled",
         draws: int = 8,
         image_shape: tuple[int, int, int] | None = None,
@@ -236,8 +239,8 @@ class UnrolledFlowClassifier(_Unrolled):
         lr: float = 1e-3,
         weight_decay: float = 0.0,
         clip: float | None = 1.0,
-        readout: str = "linear",
-        readout_sigma: float = 1.0,
+        readout: str = "nearest",
+        readout_sigma: float = 0.3,
         draws: int = 8,
         image_shape: tuple[int, int, int] | None = None,
         dtype: str = "float32",

@@ -92,15 +92,17 @@ class Running:
         return self._new(root, e)
 
     def tanh(self):
-        """The slope is at most 1 - tanh^2 at the end of [v - e, v + e] next to 0. 4 ulp of its own."""
-        nearest = np.maximum(np.abs(self.v) - self.e, 0)
-        return self._new(np.tanh(self.v), np.minimum(self.e * (1 - np.tanh(nearest) ** 2), 2), 4)
+        """The slope 1 - tanh^2 = 4 q / (1 + q)^2, q = exp(-2 |v|), is largest at the end of [v - e, v + e] next to 0.
+        4 ulp of its own."""
+        q = np.exp(-2 * np.maximum(np.abs(self.v) - self.e, 0))
+        return self._new(np.tanh(self.v), np.minimum(self.e * 4 * q / (1 + q) ** 2, 2), 4)
 
     def sigmoid(self):
-        """As tanh, of half the argument. 4 ulp of its own."""
-        half = np.maximum(np.abs(self.v) - self.e, 0) / 2
-        value = 0.5 * (1 + np.tanh(self.v / 2))
-        return self._new(value, np.minimum(self.e * (1 - np.tanh(half) ** 2) / 4, 1), 4)
+        """The slope is q / (1 + q)^2, q = exp(-|v|); as tanh. 4 ulp of its own."""
+        q = np.exp(-np.maximum(np.abs(self.v) - self.e, 0))
+        tail = np.exp(-np.abs(self.v))
+        value = np.where(self.v < 0, tail, 1) / (1 + tail)
+        return self._new(value, np.minimum(self.e * q / (1 + q) ** 2, 1), 4)
 
     def __getitem__(self, key):
         return Running(self.v[key], self.e[key], self.eps)

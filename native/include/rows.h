@@ -33,7 +33,7 @@ RI_ALWAYS i64 ri_larger(i64 a, i64 b) {
 }
 
 /* STATEMENT for every index 0 <= name < count; the threads of a team share the indices. */
-#define RI_EACH(team, name, count, ...)                                                                       \
+#define RI_FOR(team, name, count, ...)                                                                        \
     do {                                                                                                      \
         if ((team) == 1) {                                                                                    \
             for (i64 name = 0; name < (count); name++) {                                                      \
@@ -144,14 +144,29 @@ RI_ALWAYS real ri_lane_sum(ri_vec v) {
         }                                                                  \
     } while (0)
 
-static inline double ri_row_sum(const real *x, i64 n) {
+/* The sum of x - m over a row. */
+static inline double ri_row_sum_about(const real *x, real m, i64 n) {
     double s;
-    RI_ROW_SUM(n, s, RI_AT(x));
+    if (n < RI_LANES) { /* a plain loop beats an incomplete vector */
+        real sum = R(0.0);
+        for (i64 i = 0; i < n; i++) sum += x[i] - m;
+        return sum;
+    }
+    RI_ROW_SUM(n, s, RI_AT(x) - m);
     return s;
+}
+
+static inline double ri_row_sum(const real *x, i64 n) {
+    return ri_row_sum_about(x, R(0.0), n);
 }
 
 static inline double ri_row_dot(const real *a, const real *b, i64 n) {
     double s;
+    if (n < RI_LANES) {
+        real sum = R(0.0);
+        for (i64 i = 0; i < n; i++) sum += a[i] * b[i];
+        return sum;
+    }
     RI_ROW_SUM(n, s, RI_AT(a) * RI_AT(b));
     return s;
 }

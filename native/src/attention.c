@@ -289,6 +289,63 @@ static void forward_tile(const struct problem *p, i64 bg, i64 r0, i64 n, real *s
         for (i64 e = 0; e < E; e++) out[i * E + e] = yT[e * width + i] / sum[i];
 }
 
+/* The same for a few rows, a query that is decoded token by token say: one query would leave most lanes of the tile
+ * idle, so here the lanes run along the width of k and v, which are read once for each row. */
+static void forward_few(const struct problem *p, i64 bg, i64 r0, i64 n, real *y, real *lse) {
+    const i64 S = p->S, D = p->D, E = p->E;
+    const uint8_t *padding = p->padding ? p->padding + bg / p->G * S : NULL;
+    real s[M];
+    for (i64 r = r0; r < r0 + n; r++) {
+        const real *q = p->q + (bg * p->rows + r) * D;
+        real *out = y + (bg * p->rows + r) * E, max = -RI_INF, sum = R(0.0);
+        for (i64 e = 0; e < E; e++) out[e] = R(0.0);
+        const i64 end = smaller(S, last_key(p, r) + 1);
+        for (i64 j0 = 0; j0 < end; j0 += M) {
+            const i64 bk = smaller(M, end - j0);
+            if (padding && memchr(padding + j0, 0, (size_t)bk) == NULL) continue;
+            const real *mask = p->mask ? mask_row(p, bg, r) + j0 * p->mask_s : NULL;
+            real top = max;
+            for (i64 j = 0; j < bk; j++) {
+                const real *k = p->k + (bg * S + j0 + j) * D;
+                real dot = R(0.0);
+#pragma omp simd reduction(+ : dot)
+                for (i64 d = 0; d < D; d++) dot += q[d] * k[d];
+                dot *= p->scale;
+                if (mask) dot += mask[j * p->mask_s];
+                s[j] = padding && padding[j0 + j] ? -RI_INF : dot;
+                top = ri_max(top, s[j]);
+            }
+            const real shift = top == -RI_INF ? R(0.0) : top, fix = ri_exp(max - shift);
+            max = top;
+            real part = R(0.0);
+#pragma omp simd reduction(+ : part)
+            for (i64 j = 0; j < bk; j++) {
+                s[j] = ri_exp(s[j] - shift);
+                part += s[j];
+            }
+            sum = sum * fix + part;
+#pragma omp simd
+            for (i64 e = 0; e < E; e++) out[e] *= fix;
+            for (i64 j = 0; j < bk; j++) {
+                const real *v = p->v + (bg * S + j0 + j) * E, w = s[j];
+#pragma omp simd
+                for (i64 e = 0; e < E; e++) out[e] += w * v[e];
+            }
+        }
+        lse[bg * p->rows + r] = sum == R(0.0) ? -RI_INF : max + ri_log(sum);
+        if (sum != R(0.0))
+            for (i64 e = 0; e < E; e++) out[e] /= sum;
+    }
+}
+
+static void forward_rows(const struct problem *p, i64 bg, i64 r0, real *scratch, real *y, real *lse) {
+    const i64 n = smaller(W, p->rows - r0);
+    if (n * 4 <= LANES || n == 1)
+        forward_few(p, bg, r0, n, y, lse);
+    else
+        forward_tile(p, bg, r0, n, scratch, y, lse);
+}
+
 int RI(attention)(const real *q, const real *k, const real *v, const real *mask, i64 mask_B, i64 mask_H, i64 mask_T,
                   i64 mask_S, const uint8_t *padding, int causal, double scale, i64 B, i64 H, i64 G, i64 T, i64 S,
                   i64 D, i64 E, real *y, real *lse, int threads) {
@@ -302,8 +359,7 @@ int RI(attention)(const real *q, const real *k, const real *v, const real *mask,
         real *scratch = ri_workspace(RI_WS_OP, forward_bytes(&p));
         if (!scratch) return RI_NOMEM;
         for (i64 task = 0; task < tasks; task++) {
-            i64 r0 = task % tiles * W;
-            forward_tile(&p, task / tiles, r0, smaller(W, p.rows - r0), scratch, y, lse);
+            forward_rows(&p, task / tiles, task % tiles * W, scratch, y, lse);
         }
         return RI_OK;
     }
@@ -317,8 +373,7 @@ int RI(attention)(const real *q, const real *k, const real *v, const real *mask,
         }
 #pragma omp for schedule(dynamic)
         for (i64 task = 0; task < tasks; task++) {
-            i64 r0 = task % tiles * W;
-            if (scratch) forward_tile(&p, task / tiles, r0, smaller(W, p.rows - r0), scratch, y, lse);
+            if (scratch) forward_rows(&p, task / tiles, task % tiles * W, scratch, y, lse);
         }
     }
     return status;

@@ -9,6 +9,8 @@
  * Roofline: 2 M N K operations on M K + K N + M N elements; packed, each loaded vector of B meets MR rows of A and the
  * kernel is bound by its MR * NV multiply-adds a step. Packing costs one pass over A and B.
  *
+ * A product with a few rows or columns only is bound by reading its large operand once; it takes another way, unpacked.
+ *
  * An element of C is the sum over blocks of KC of sums over k in order, whichever thread or tile it falls to.
  */
 #include "gemm.h"
@@ -147,31 +149,30 @@ static void pack_rows(const real *x, i64 sx, i64 w, i64 kc, i64 width, real *out
     }
 }
 
-/* The same where the `w` rows are consecutive for each k and the steps of k lie `sx` apart. */
+/* The same where the `w` rows are consecutive for each k and the steps of k lie `sx` apart. Whole vectors are copied as
+ * long as that reads no further than the last element; what lies past `w` is never looked at. */
 INLINE void pack_columns(const real *x, i64 sx, i64 w, i64 kc, i64 width, real *out) {
-    if (w == width) {
-        for (i64 k = 0; k < kc; k++) {
-            i64 i = 0;
-            for (; i + VL <= width; i += VL) store(out + k * width + i, load(x + k * sx + i));
-            for (; i < width; i++) out[k * width + i] = x[k * sx + i];
-        }
-        return;
+    i64 whole = up(w, VL), safe = kc - (whole - w + sx - 1) / sx;
+    for (i64 k = 0; k < safe; k++) {
+        for (i64 i = 0; i < whole; i += VL) store(out + k * width + i, load(x + k * sx + i));
+        for (i64 i = whole; i < width; i++) out[k * width + i] = 0;
     }
-    for (i64 k = 0; k < kc; k++) {
+    for (i64 k = safe > 0 ? safe : 0; k < kc; k++) {
         for (i64 i = 0; i < width; i++) out[k * width + i] = i < w ? x[k * sx + i] : 0;
     }
 }
 
-/* `n` rows of op(X) and `kc` steps into slivers of `width` rows: out[sliver][k][width], padded with zeros. Element
+/* `n` rows of op(X) and `kc` steps into slivers of `width` rows: out[sliver][k][width], padded. Element
  * (i, k) of op(X) lies at x[i * si + k * sk]; one of the strides is 1. */
 static void pack(const real *x, i64 si, i64 sk, i64 n, i64 kc, i64 width, real *out) {
     for (i64 i = 0; i < n; i += width, out += width * kc) {
+        i64 w = least(width, n - i);
         if (si != 1)
-            pack_rows(x + i * si, si, least(width, n - i), kc, width, out);
-        else if (width == NR)
-            pack_columns(x + i, sk, least(width, n - i), kc, NR, out);
+            pack_rows(x + i * si, si, w, kc, width, out);
+        else if (w == NR && width == NR)
+            pack_columns(x + i, sk, NR, kc, NR, out);
         else
-            pack_columns(x + i, sk, least(width, n - i), kc, width, out);
+            pack_columns(x + i, sk, w, kc, width, out);
     }
 }
 
@@ -240,25 +241,26 @@ typedef void kernel(i64 kc, const real *a, i64 m, const real *b, i64 sb, i64 n, 
     }
 #define ENTRY(R) {kernel_##R##_1, kernel_##R##_2}
 
-KERNEL(1)
-KERNEL(2) KERNEL(3) KERNEL(4) KERNEL(5) KERNEL(6)
+/* clang-format off */
+KERNEL(1) KERNEL(2) KERNEL(3) KERNEL(4) KERNEL(5) KERNEL(6)
 #if MR > 6
-    KERNEL(7) KERNEL(8) KERNEL(9) KERNEL(10) KERNEL(11) KERNEL(12)
+KERNEL(7) KERNEL(8) KERNEL(9) KERNEL(10) KERNEL(11) KERNEL(12)
 #endif
 #if MR > 12
-        KERNEL(13) KERNEL(14)
+KERNEL(13) KERNEL(14)
 #endif
 
-    /* by rows - 1 and vectors - 1 */
-    static kernel *const kernels[MR][NV] = {
-        ENTRY(1),  ENTRY(2),  ENTRY(3), ENTRY(4),  ENTRY(5),  ENTRY(6),
+/* by rows - 1 and vectors - 1 */
+static kernel *const kernels[MR][NV] = {
+    ENTRY(1), ENTRY(2), ENTRY(3), ENTRY(4), ENTRY(5), ENTRY(6),
 #if MR > 6
-        ENTRY(7),  ENTRY(8),  ENTRY(9), ENTRY(10), ENTRY(11), ENTRY(12),
+    ENTRY(7), ENTRY(8), ENTRY(9), ENTRY(10), ENTRY(11), ENTRY(12),
 #endif
 #if MR > 12
-        ENTRY(13), ENTRY(14),
+    ENTRY(13), ENTRY(14),
 #endif
 };
+/* clang-format on */
 
 /* The height of tile that wastes the fewest rows on M. */
 static int height(i64 M) {
@@ -271,16 +273,197 @@ static int height(i64 M) {
     return best;
 }
 
-/* One block of A (packed, mc x kc) times the columns [j0, j1) of a packed panel of B. */
-static void block(int h, i64 mc, i64 kc, i64 j0, i64 j1, const real *a, const real *b, const real *bias, int add,
-                  real *c, i64 ldc) {
+/* One block of A (packed, mc x kc) times the columns [j0, j1) of a panel of B: packed, but for the slivers before
+ * column `direct`, which are read where they lie, in rows `ldb` apart. */
+static void block(int h, i64 mc, i64 kc, i64 j0, i64 j1, const real *a, const real *panel, const real *b, i64 ldb,
+                  i64 direct, const real *bias, int add, real *c, i64 ldc) {
     for (i64 j = j0; j < j1; j += NR) {
         i64 n = least(NR, j1 - j);
         kernel *run = kernels[h - 1][n > VL];
+        const real *sliver = j < direct ? b + j : panel + j * kc;
+        i64 step = j < direct ? ldb : NR;
         for (i64 i = 0; i < mc; i += h) {
-            run(kc, a + i * kc, least(h, mc - i), b + j * kc, NR, n, bias ? bias + j : NULL, add, c + i * ldc + j, ldc);
+            run(kc, a + i * kc, least(h, mc - i), sliver, step, n, bias ? bias + j : NULL, add, c + i * ldc + j, ldc);
         }
     }
+}
+
+/* Nanoseconds of a product on one thread, about (never more than fits an i64). */
+static i64 cost(i64 batch, i64 M, i64 N, i64 K) {
+    double ns = (double)batch * (double)M * (double)N * (double)K / (double)(6 * VL);
+    return ns < 1e15 ? (i64)ns : (i64)1e15;
+}
+
+/* ------------------------------------------------------------------------------------------------ thin products */
+
+/* At most THIN rows (or columns) of C: each element of the other operand is used THIN times or less, so that memory is
+ * the limit and packing would double the traffic. out[r * out_r + j * out_j] = (add ? out : 0) + sum_k x[r][k] Y(j, k)
+ * + bias, for the columns j in [j0, j1). x is R x K, contiguous; bias[r * bias_r + j * bias_j] or NULL. */
+#define THIN 4
+#define CHUNK 512
+
+typedef struct {
+    i64 R, n, K;
+    const real *x, *y;
+    i64 y_j, y_k;
+    const real *bias;
+    i64 bias_r, bias_j;
+    int add;
+    real *out;
+    i64 out_r, out_j;
+} thin;
+
+INLINE void put(const thin *p, i64 r, i64 j, real sum) {
+    real *to = p->out + r * p->out_r + j * p->out_j;
+    if (p->bias) sum += p->bias[r * p->bias_r + j * p->bias_j];
+    *to = p->add ? *to + sum : sum;
+}
+
+/* sum (R x CHUNK) += G steps of K, read as G streams along j. Inlined with constants R and G. */
+INLINE void add_steps(const int R, const int G, const real *x, i64 K, const real *y, i64 y_k, i64 n, real *sum) {
+    i64 j = 0;
+    for (; j + VL <= n; j += VL) {
+        vec t[THIN];
+#pragma GCC unroll 4
+        for (int r = 0; r < R; r++) t[r] = load(sum + r * CHUNK + j);
+#pragma GCC unroll 8
+        for (int g = 0; g < G; g++) {
+            vec v = load(y + g * y_k + j);
+#pragma GCC unroll 4
+            for (int r = 0; r < R; r++) t[r] += x[r * K + g] * v;
+        }
+#pragma GCC unroll 4
+        for (int r = 0; r < R; r++) store(sum + r * CHUNK + j, t[r]);
+    }
+    for (; j < n; j++) {
+        for (int r = 0; r < R; r++) {
+            real t = sum[r * CHUNK + j];
+            for (int g = 0; g < G; g++) t += x[r * K + g] * y[g * y_k + j];
+            sum[r * CHUNK + j] = t;
+        }
+    }
+}
+
+/* Y consecutive along j */
+INLINE void thin_rows(const int R, const thin *p, i64 j0, i64 j1) {
+    real sum[THIN * CHUNK];
+    for (i64 j = j0; j < j1; j += CHUNK) {
+        i64 n = least(CHUNK, j1 - j), k = 0;
+        memset(sum, 0, sizeof(real) * (size_t)(R * CHUNK));
+        for (; k + 8 <= p->K; k += 8) add_steps(R, 8, p->x + k, p->K, p->y + k * p->y_k + j, p->y_k, n, sum);
+        for (; k < p->K; k++) add_steps(R, 1, p->x + k, p->K, p->y + k * p->y_k + j, p->y_k, n, sum);
+        for (i64 r = 0; r < R; r++) {
+            for (i64 q = 0; q < n; q++) put(p, r, j + q, sum[r * CHUNK + q]);
+        }
+    }
+}
+
+/* the lanes of v, added by halves */
+INLINE real total(vec v) {
+    real lane[LANES];
+    memcpy(lane, &v, sizeof lane);
+#pragma GCC unroll 4
+    for (int half = LANES / 2; half > 0; half /= 2) {
+#pragma GCC unroll 8
+        for (int i = 0; i < half; i++) lane[i] += lane[i + half];
+    }
+    return lane[0];
+}
+
+/* Y consecutive along k: R x J dot products at a time */
+INLINE void dots(const int R, const int J, const thin *p, i64 j) {
+    const real *y = p->y + j * p->y_j;
+    vec t[THIN][8];
+#pragma GCC unroll 4
+    for (int r = 0; r < R; r++) {
+#pragma GCC unroll 8
+        for (int q = 0; q < J; q++) t[r][q] = (vec){0};
+    }
+    i64 k = 0;
+    for (; k + VL <= p->K; k += VL) {
+        vec x[THIN];
+#pragma GCC unroll 4
+        for (int r = 0; r < R; r++) x[r] = load(p->x + r * p->K + k);
+#pragma GCC unroll 8
+        for (int q = 0; q < J; q++) {
+            vec v = load(y + q * p->y_j + k);
+#pragma GCC unroll 4
+            for (int r = 0; r < R; r++) t[r][q] += x[r] * v;
+        }
+    }
+#pragma GCC unroll 4
+    for (int r = 0; r < R; r++) {
+#pragma GCC unroll 8
+        for (int q = 0; q < J; q++) {
+            real sum = total(t[r][q]);
+            for (i64 i = k; i < p->K; i++) sum += p->x[r * p->K + i] * y[q * p->y_j + i];
+            put(p, r, j + q, sum);
+        }
+    }
+}
+
+INLINE void thin_dots(const int R, const int J, const thin *p, i64 j0, i64 j1) {
+    i64 j = j0;
+    for (; j + J <= j1; j += J) dots(R, J, p, j);
+    for (; j < j1; j++) dots(R, 1, p, j);
+}
+
+static void thin_part(const thin *p, i64 j0, i64 j1) {
+    if (p->y_k == 1) {
+        if (p->R == 1)
+            thin_dots(1, 8, p, j0, j1);
+        else if (p->R == 2)
+            thin_dots(2, 4, p, j0, j1);
+        else if (p->R == 3)
+            thin_dots(3, BYTES == 64 ? 4 : 2, p, j0, j1);
+        else
+            thin_dots(4, BYTES == 64 ? 4 : 2, p, j0, j1);
+    } else {
+        if (p->R == 1)
+            thin_rows(1, p, j0, j1);
+        else if (p->R == 2)
+            thin_rows(2, p, j0, j1);
+        else if (p->R == 3)
+            thin_rows(3, p, j0, j1);
+        else
+            thin_rows(4, p, j0, j1);
+    }
+}
+
+static int thin_product(const product *p, int threads) {
+    thin t = {.K = p->K, .bias = p->bias, .add = p->accumulate};
+    const real *x;
+    i64 x_r, x_k;
+    if (p->M <= THIN) { /* x is op(A), Y is op(B)^T */
+        t.R = p->M, t.n = p->N, t.y = p->b, t.y_j = p->tb ? p->ldb : 1, t.y_k = p->tb ? 1 : p->ldb;
+        t.bias_r = 0, t.bias_j = 1, t.out = p->c, t.out_r = p->ldc, t.out_j = 1;
+        x = p->a, x_r = p->ta ? 1 : p->lda, x_k = p->ta ? p->lda : 1;
+    } else { /* x is op(B)^T, Y is op(A), C is written transposed */
+        t.R = p->N, t.n = p->M, t.y = p->a, t.y_j = p->ta ? 1 : p->lda, t.y_k = p->ta ? p->lda : 1;
+        t.bias_r = 1, t.bias_j = 0, t.out = p->c, t.out_r = 1, t.out_j = p->ldc;
+        x = p->b, x_r = p->tb ? p->ldb : 1, x_k = p->tb ? 1 : p->ldb;
+    }
+    t.x = x;
+    if (x_k != 1 || (t.R > 1 && x_r != t.K)) {
+        real *copy = ri_workspace(RI_WS_GEMM_A, sizeof(real) * (size_t)(t.R * t.K));
+        if (!copy) return RI_NOMEM;
+        for (i64 r = 0; r < t.R; r++) {
+            for (i64 k = 0; k < t.K; k++) copy[r * t.K + k] = x[r * x_r + k * x_k];
+        }
+        t.x = copy;
+    }
+    int team = ri_team(threads, cost(4, t.R, t.n, t.K)); /* bound by memory: dearer than its multiplications */
+    if (team == 1) {
+        thin_part(&t, 0, t.n);
+        return RI_OK;
+    }
+#pragma omp parallel for schedule(static) num_threads(team)
+    for (int part = 0; part < team; part++) {
+        i64 j0, j1;
+        ri_share(t.n, VL, part, team, &j0, &j1);
+        thin_part(&t, j0, j1);
+    }
+    return RI_OK;
 }
 
 /* ------------------------------------------------------------------------------------------------ the five loops */
@@ -297,6 +480,13 @@ static void grid(i64 M, i64 N, int team, int *tm, int *tn) {
         double cost = rows * (columns + 8);
         if (n == 1 || cost < best) best = cost, *tm = m, *tn = n;
     }
+}
+
+/* Whether B is read where it lies: with few tiles to a sliver, or with all of B in L2, packing costs more than it
+ * saves. */
+static int read_direct(const product *p) {
+    if (p->tb) return 0;
+    return p->M <= 64 || (p->M <= 256 && p->ldb <= 524288 / (i64)sizeof(real) / p->K);
 }
 
 static void together(int team) {
@@ -319,16 +509,19 @@ static void work(const product *p, int rank, int team, real *panel, real *mine) 
         i64 nc = least(NC, p->N - jc), j0, j1, p0, p1;
         ri_share(nc, NR, rank % tn, tn, &j0, &j1);
         ri_share(nc, NR, rank, team, &p0, &p1);
+        i64 direct = read_direct(p) ? nc / NR * NR : 0;
+        if (p0 < direct) p0 = least(direct, p1);
         for (i64 pc = 0; pc < p->K; pc += KC) {
             i64 kc = least(KC, p->K - pc);
             int add = p->accumulate || pc > 0;
             const real *bias = p->bias && pc == 0 ? p->bias + jc : NULL;
-            pack(p->b + (jc + p0) * sb_j + pc * sb_k, sb_j, sb_k, p1 - p0, kc, NR, panel + p0 * kc);
+            const real *b = p->b + jc * sb_j + pc * sb_k;
+            pack(b + p0 * sb_j, sb_j, sb_k, p1 - p0, kc, NR, panel + p0 * kc);
             together(team);
             for (i64 ic = i0; ic < i1 && j0 < j1; ic += rows) {
                 i64 mc = least(rows, i1 - ic);
                 pack(p->a + ic * sa_i + pc * sa_k, sa_i, sa_k, mc, kc, h, mine);
-                block(h, mc, kc, j0, j1, mine, panel, bias, add, p->c + ic * p->ldc + jc, p->ldc);
+                block(h, mc, kc, j0, j1, mine, panel, b, p->ldb, direct, bias, add, p->c + ic * p->ldc + jc, p->ldc);
             }
             together(team);
         }
@@ -345,23 +538,14 @@ static void empty(const product *p) {
     }
 }
 
-/* Nanoseconds of a product on one thread, about (never more than fits an i64). */
-static i64 cost(i64 batch, i64 M, i64 N, i64 K) {
-    double ns = (double)batch * (double)M * (double)N * (double)K / (double)(6 * VL);
-    return ns < 1e15 ? (i64)ns : (i64)1e15;
-}
-
-static int run(const product *p, int threads) {
-    if (p->M <= 0 || p->N <= 0) return RI_OK;
-    if (p->K <= 0) {
-        empty(p);
-        return RI_OK;
-    }
+/* A whole product by the five loops; `extra` elements are left free at the start of the panel's workspace. */
+static int loops(const product *p, i64 extra, int threads) {
     int team = ri_team(threads, cost(1, p->M, p->N, p->K));
     i64 kc = least(KC, p->K);
     size_t block_bytes = sizeof(real) * (size_t)((least(MC, p->M) + MR) * kc + VL);
-    real *panel = ri_workspace(RI_WS_GEMM_B, sizeof(real) * (size_t)(up(least(NC, p->N), NR) * kc));
+    real *panel = ri_workspace(RI_WS_GEMM_B, sizeof(real) * (size_t)(extra + up(least(NC, p->N), NR) * kc));
     if (!panel) return RI_NOMEM;
+    panel += extra;
     if (team == 1) {
         real *mine = ri_workspace(RI_WS_GEMM_A, block_bytes);
         if (!mine) return RI_NOMEM;
@@ -389,6 +573,49 @@ static int run(const product *p, int threads) {
     work(p, 0, 1, panel, mine);
 #endif
     return failed ? RI_NOMEM : RI_OK;
+}
+
+/* A tall C of at most a vector's width wastes lanes: C^T = op(B)^T op(A)^T fills them. It is computed beside the panel
+ * and turned round on its way to C. */
+#define TALL 8192
+
+static int narrow(const product *p, int threads) {
+    i64 M = p->M, N = p->N, extra = up(M * N, 16);
+    i64 bytes = (i64)sizeof(real) * (extra + up(least(NC, M), NR) * least(KC, p->K));
+    real *turned = ri_workspace(RI_WS_GEMM_B, (size_t)bytes); /* the same block that `loops` will ask for */
+    if (!turned) return RI_NOMEM;
+    product q = {!p->tb, !p->ta, N, M, p->K, p->b, p->ldb, p->a, p->lda, NULL, 0, turned, M};
+    int status = loops(&q, extra, threads);
+    if (status != RI_OK) return status;
+    enum { ROWS = 64 };
+    real part[ROWS * LANES + LANES];
+    for (i64 i0 = 0; i0 < M; i0 += ROWS) {
+        i64 m = least(ROWS, M - i0);
+        pack_rows(turned + i0, M, N, m, N, part);
+        real *c = p->c + i0 * p->ldc;
+        if (p->ldc == N && !p->bias && !p->accumulate) {
+            memcpy(c, part, sizeof(real) * (size_t)(m * N));
+            continue;
+        }
+        for (i64 i = 0; i < m; i++) {
+            for (i64 j = 0; j < N; j++) {
+                real x = p->bias ? part[i * N + j] + p->bias[j] : part[i * N + j];
+                c[i * p->ldc + j] = p->accumulate ? c[i * p->ldc + j] + x : x;
+            }
+        }
+    }
+    return RI_OK;
+}
+
+static int run(const product *p, int threads) {
+    if (p->M <= 0 || p->N <= 0) return RI_OK;
+    if (p->K <= 0) {
+        empty(p);
+        return RI_OK;
+    }
+    if (least(p->M, p->N) <= THIN) return thin_product(p, threads);
+    if (p->N <= VL && p->M >= 2 * VL && p->M <= TALL) return narrow(p, threads);
+    return loops(p, 0, threads);
 }
 
 /* ------------------------------------------------------------------------------------------------ entries */

@@ -13,6 +13,8 @@ from refimpl.ops.loss import *  # noqa: F403
 from refimpl.ops.matmul import *  # noqa: F403
 from refimpl.ops.norm import *  # noqa: F403
 from refimpl.ops.pool import *  # noqa: F403
+from refimpl.ops.recurrent import *  # noqa: F403
+from refimpl.ops.reduce import *  # noqa: F403
 from refimpl.ops.rotary import *  # noqa: F403
 from refimpl.ops.segment import *  # noqa: F403
 from refimpl.ops.softmax import *  # noqa: F403

@@ -96,7 +96,7 @@ def attention(
     Source: Vaswani et al., "Attention is all you need", 2017, equation (1); key heads shared by a group of query
     heads: Ainslie et al., "GQA", 2023.
     """
-    B, H, G, T, _, _, E, scale = _checked("attention", q, k, v, mask, padding, causal, scale)
+    B, H, _, T, _, _, E, scale = _checked("attention", q, k, v, mask, padding, causal, scale)
     s = _scores(q, k, mask, padding, causal, scale)
     m = s.max(axis=-1, keepdims=True, initial=-np.inf)
     m = np.where(np.isneginf(m), 0, m).astype(q.dtype, copy=False)  # a query that sees no key

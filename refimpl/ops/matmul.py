@@ -18,22 +18,23 @@ __all__ = ["linear", "linear_backward", "matmul", "matmul_backward"]
 
 def _product_shape(op: str, a: np.ndarray, b: np.ndarray, transpose_a: bool, transpose_b: bool) -> tuple[int, ...]:
     """The shape of op(a) op(b): the leading axes of the batched operand, then M and N."""
-    for name, x in (("a", a), ("b", b)):
-        if x.ndim < 2:
-            raise ValueError(f"{op}: {name} has shape {x.shape}, expected at least 2 axes")
-    if a.ndim > 2 and b.ndim > 2 and a.shape[:-2] != b.shape[:-2]:
+    A, B = a.shape, b.shape
+    if len(A) < 2 or len(B) < 2:
+        name, given = ("a", A) if len(A) < 2 else ("b", B)
+        raise ValueError(f"{op}: {name} has shape {given}, expected at least 2 axes")
+    if len(A) > 2 and len(B) > 2 and A[:-2] != B[:-2]:
         raise ValueError(
             f"{op}: a has shape {a.shape} and b has shape {b.shape}, expected equal leading axes, or one of them 2-D"
         )
-    M, K = a.shape[-2:] if not transpose_a else a.shape[:-3:-1]
-    K_b, N = b.shape[-2:] if not transpose_b else b.shape[:-3:-1]
+    M, K = A[-2:] if not transpose_a else A[:-3:-1]
+    K_b, N = B[-2:] if not transpose_b else B[:-3:-1]
     if K != K_b:
         flags = f"transpose_a={bool(transpose_a)}, transpose_b={bool(transpose_b)}"
         raise ValueError(
             f"{op}: a has shape {a.shape} and b has shape {b.shape}: with {flags} "
             f"the summed axes have {K} and {K_b} entries"
         )
-    return (*(a.shape[:-2] if a.ndim > 2 else b.shape[:-2]), M, N)
+    return (*(A[:-2] if len(A) > 2 else B[:-2]), M, N)
 
 
 def _check_matmul(a, b, transpose_a, transpose_b, out) -> tuple[int, ...]:

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import math
 import operator
+from typing import Any
 
 import numpy as np
 
@@ -41,18 +42,21 @@ __all__ = [
 # ---------------------------------------------------------------- checks
 
 
-def _arrays(op: str, names: str, *arrays: np.ndarray | None) -> None:
+def _arrays(op: str, names: str, *arrays: Any) -> None:
     """Floats of one dtype; None is an argument not given."""
-    if any(a is None for a in arrays):
-        given = [(n, a) for n, a in zip(names.split(), arrays) if a is not None]
-        names, arrays = " ".join(n for n, _ in given), tuple(a for _, a in given)
-    _check.floats(op, names, *arrays)
+    for a in arrays:
+        if a is None:
+            break
+    else:
+        return _check.floats(op, names, *arrays)
+    given = [(n, a) for n, a in zip(names.split(), arrays) if a is not None]
+    _check.floats(op, " ".join(n for n, _ in given), *(a for _, a in given))
 
 
 def _shapes(op: str, expected: tuple[int, ...], names: str, *arrays: np.ndarray | None) -> None:
-    for name, a in zip(names.split(), arrays):
+    for i, a in enumerate(arrays):
         if a is not None and a.shape != expected:
-            _check.shape(op, name, a, expected)
+            _check.shape(op, names.split()[i], a, expected)
 
 
 def _rows(op: str, x: np.ndarray) -> None:
@@ -180,7 +184,7 @@ def _standardise_backward(g: np.ndarray, xhat: np.ndarray, rstd: np.ndarray, axe
     return rstd * (g - g.mean(axis=axes, keepdims=True) - xhat * (g * xhat).mean(axis=axes, keepdims=True))
 
 
-def _per_channel(v: np.ndarray | None, x: np.ndarray) -> np.ndarray | None:
+def _per_channel(v: Any, x: np.ndarray) -> Any:
     """A vector (C,) as (C, 1, ..., 1), to meet x (B, C, ...)."""
     return v if v is None else v.reshape(-1, *(1,) * (x.ndim - 2))
 

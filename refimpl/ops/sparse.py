@@ -55,7 +55,8 @@ def _checked_backward(op: str, dy, indptr, indices, values, x) -> None:
 
 def _rows(indptr: np.ndarray) -> np.ndarray:
     """The row of each entry."""
-    return np.repeat(np.arange(len(indptr) - 1), np.diff(indptr.astype(np.int64)))
+    starts = indptr.astype(np.int64)
+    return np.repeat(np.arange(len(starts) - 1), starts[1:] - starts[:-1])
 
 
 @operation

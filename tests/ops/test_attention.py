@@ -97,6 +97,23 @@ def test_padding_equals_leaving_the_keys_out(body):
 
 
 @BODIES
+@pytest.mark.parametrize("D", [1, 6, 40])
+def test_one_query_at_a_time_equals_all_at_once(body, D):
+    q, k, v, _ = draw(T=20, S=150, D=D, E=D)
+    mask = np.where(np.random.default_rng(1).random((2, 1, 20, 150)) < 0.5, 0.5, -np.inf)
+    padding = np.arange(150) < np.array([[10], [80]])
+    with backend(body):
+        y, lse = ops.attention(q, k, v, mask=mask, padding=padding, causal=True)
+        for t in range(20):
+            keys = slice(0, t + 131)
+            one, lse_one = ops.attention(
+                q[:, :, [t]], k[:, :, keys], v[:, :, keys], mask[:, :, [t], keys], padding[:, keys], causal=True
+            )
+            np.testing.assert_allclose(one, y[:, :, [t]], atol=1e-13)
+            np.testing.assert_allclose(lse_one, lse[:, :, [t]], atol=1e-13)
+
+
+@BODIES
 def test_shared_key_heads_equal_repeated_ones(body):
     q, k, v, dy = draw(H=6, G=2, T=40, S=70)
     repeated = [np.repeat(a, 3, axis=1) for a in (k, v)]

@@ -59,7 +59,7 @@ def test_an_unsigned_index_beyond_int64_is_named(body):
 @BODIES
 @pytest.mark.parametrize(("V", "error"), [(-1, ValueError), (2.5, TypeError), (2**60, ValueError)])
 def test_a_bad_number_of_rows_is_named(body, V, error):
-    with backend(body), pytest.raises(error, match="^embedding_backward: V is "):
+    with backend(body), pytest.raises(error, match=r"^embedding_backward: V is "):
         ops.embedding_backward(np.zeros((1, 2)), np.zeros(1, int), V)
 
 

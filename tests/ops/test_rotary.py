@@ -49,7 +49,7 @@ def test_angles_by_hand():
 def test_bad_shapes_are_named(body):
     cos, sin = ops.rotary_angles(4, 6)
     with backend(body):
-        with pytest.raises(ValueError, match="rotary: x has shape .*even width"):
+        with pytest.raises(ValueError, match=r"rotary: x has shape .*even width"):
             ops.rotary(np.zeros((1, 1, 4, 5), np.float32), cos, sin)
         with pytest.raises(ValueError, match=r"rotary: cos has shape \(4, 3\), expected \(5, 3\)"):
             ops.rotary(np.zeros((1, 1, 5, 6), np.float32), cos, sin)

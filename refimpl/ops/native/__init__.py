@@ -16,6 +16,8 @@ if native.lib is not None:
         matmul,  # noqa: F401
         norm,  # noqa: F401
         pool,  # noqa: F401
+        recurrent,  # noqa: F401
+        reduce,  # noqa: F401
         rotary,  # noqa: F401
         segment,  # noqa: F401
         softmax,  # noqa: F401

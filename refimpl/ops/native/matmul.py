@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import numpy as np
+from numpy import may_share_memory as _overlap
 
 from refimpl.backends.native import NULL, check, contiguous, ffi, kernel, p
 from refimpl.backends.threads import get_num_threads as threads
@@ -37,15 +38,21 @@ def _matrices(a, transpose):
 
 def _product(name, a, b, transpose_a, transpose_b, y):
     """y = op(a) op(b), summed over the batch where y is 2-D and an operand is not."""
-    K = a.shape[-2 if transpose_a else -1]
+    A, B = a.shape, b.shape
+    K = A[-2] if transpose_a else A[-1]
+    if len(A) == 2 and len(B) == 2 and a.flags.c_contiguous and b.flags.c_contiguous:  # the common case, lean
+        M, N = y.shape
+        f = _matmul[y.dtype]
+        check(f(p(a), p(b), transpose_a, transpose_b, 1, M, N, K, A[1], 0, B[1], 0, p(y), 0, threads()), name)
+        return y
     M, N = y.shape[-2:]
-    B = math.prod(a.shape[:-2] if a.ndim > 2 else b.shape[:-2])
+    batch = math.prod(A[:-2] if len(A) > 2 else B[:-2])
     _a, at_a, transpose_a, lda, a_step = _matrices(a, transpose_a)
     _b, at_b, transpose_b, ldb, b_step = _matrices(b, transpose_b)
     y_step = M * N if y.ndim > 2 else 0
     check(
         _matmul[y.dtype](
-            at_a, at_b, transpose_a, transpose_b, B, M, N, K, lda, a_step, ldb, b_step, p(y), y_step, threads()
+            at_a, at_b, transpose_a, transpose_b, batch, M, N, K, lda, a_step, ldb, b_step, p(y), y_step, threads()
         ),
         name,
     )
@@ -57,7 +64,7 @@ def matmul(a, b, transpose_a=False, transpose_b=False, out=None):
     shape = _check_matmul(a, b, transpose_a, transpose_b, out)
     if out is None:
         return _product("matmul", a, b, transpose_a, transpose_b, np.empty(shape, a.dtype))
-    if np.may_share_memory(out, a) or np.may_share_memory(out, b):  # the kernel writes while it reads
+    if _overlap(out, a) or _overlap(out, b):  # the kernel writes while it reads
         out[...] = _product("matmul", a, b, transpose_a, transpose_b, np.empty(shape, a.dtype))
         return out
     return _product("matmul", a, b, transpose_a, transpose_b, out)
@@ -90,7 +97,7 @@ def linear(x, weight, bias=None, out=None):
     shape = _check_linear_forward(x, weight, bias, out)
     if out is None:
         y = np.empty(shape, x.dtype)
-    elif np.may_share_memory(out, x) or np.may_share_memory(out, weight):
+    elif _overlap(out, x) or _overlap(out, weight):
         out[...] = linear(x, weight, bias)
         return out
     else:

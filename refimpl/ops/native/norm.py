@@ -73,7 +73,8 @@ _groupnorm, _groupnorm_backward = kernel("groupnorm"), kernel("groupnorm_backwar
 @ops.groupnorm.mirror("native")
 def groupnorm(x, gain, bias, groups, eps=1e-5):
     ops._groupnorm("groupnorm", x, gain, bias, groups, eps)
-    y, mean, rstd = np.empty(x.shape, x.dtype), *(np.empty((len(x), groups), x.dtype) for _ in range(2))
+    y = np.empty(x.shape, x.dtype)
+    mean, rstd = (np.empty((len(x), groups), x.dtype) for _ in range(2))
     status = _groupnorm[x.dtype](*_in(x, gain, bias), groups, eps, *_bcs(x), p(y), p(mean), p(rstd), threads())
     check(status, "groupnorm")
     return y, mean, rstd
@@ -82,7 +83,8 @@ def groupnorm(x, gain, bias, groups, eps=1e-5):
 @ops.groupnorm_backward.mirror("native")
 def groupnorm_backward(dy, x, gain, mean, rstd):
     ops._groupnorm_backward("groupnorm_backward", dy, x, gain, mean, rstd)
-    dx, dgain, dbias = np.empty(x.shape, x.dtype), *(np.empty(x.shape[1], x.dtype) for _ in range(2))
+    dx = np.empty(x.shape, x.dtype)
+    dgain, dbias = (np.empty(x.shape[1], x.dtype) for _ in range(2))
     status = _groupnorm_backward[x.dtype](
         *_in(dy, x, gain, mean, rstd), mean.shape[1], *_bcs(x), p(dx), p(dgain), p(dbias), threads()
     )
@@ -96,7 +98,8 @@ _batchnorm, _batchnorm_backward = kernel("batchnorm"), kernel("batchnorm_backwar
 @ops.batchnorm.mirror("native")
 def batchnorm(x, gain, bias, eps=1e-5):
     ops._batchnorm("batchnorm", x, gain, bias, eps)
-    y, mean, rstd = np.empty(x.shape, x.dtype), *(np.empty(x.shape[1], x.dtype) for _ in range(2))
+    y = np.empty(x.shape, x.dtype)
+    mean, rstd = (np.empty(x.shape[1], x.dtype) for _ in range(2))
     status = _batchnorm[x.dtype](*_in(x, gain, bias), eps, *_bcs(x), p(y), p(mean), p(rstd), threads())
     check(status, "batchnorm")
     return y, mean, rstd
@@ -105,7 +108,8 @@ def batchnorm(x, gain, bias, eps=1e-5):
 @ops.batchnorm_backward.mirror("native")
 def batchnorm_backward(dy, x, gain, mean, rstd):
     ops._batchnorm_backward("batchnorm_backward", dy, x, gain, mean, rstd)
-    dx, dgain, dbias = np.empty(x.shape, x.dtype), *(np.empty(x.shape[1], x.dtype) for _ in range(2))
+    dx = np.empty(x.shape, x.dtype)
+    dgain, dbias = (np.empty(x.shape[1], x.dtype) for _ in range(2))
     status = _batchnorm_backward[x.dtype](*_in(dy, x, gain, mean, rstd), *_bcs(x), p(dx), p(dgain), p(dbias), threads())
     check(status, "batchnorm_backward")
     return dx, dgain, dbias
@@ -126,7 +130,8 @@ def batchnorm_inference(x, gain, bias, mean, variance, eps=1e-5):
 @ops.batchnorm_inference_backward.mirror("native")
 def batchnorm_inference_backward(dy, x, gain, mean, variance, eps=1e-5):
     ops._inference_backward("batchnorm_inference_backward", dy, x, gain, mean, variance, eps)
-    dx, dgain, dbias = np.empty(x.shape, x.dtype), *(np.empty(x.shape[1], x.dtype) for _ in range(2))
+    dx = np.empty(x.shape, x.dtype)
+    dgain, dbias = (np.empty(x.shape[1], x.dtype) for _ in range(2))
     status = _inference_backward[x.dtype](
         *_in(dy, x, gain, mean, variance), eps, *_bcs(x), p(dx), p(dgain), p(dbias), threads()
     )

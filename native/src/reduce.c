@@ -1,0 +1,282 @@
+/* reduce.c - sums, means and maxima along one axis, and the sum over everything. Mirror of refimpl/ops/reduce.py.
+ *
+ * Roofline: one pass over x, bound by memory. Columns are reduced WIDTH at a time, side by side in registers or L1, so
+ * that x is read in the order it lies in; along the last axis LANES sums or maxima run side by side.
+ *
+ * Sums: at most 128 numbers are added one after another in the precision of x, everything above that in double. A long
+ * axis is cut into chunks of fixed length, whatever the threads, so the bits do not depend on them.
+ */
+#include "reduce.h"
+#include "vmath.h"
+
+enum {
+    LANES = 32,          /* sums side by side along the last axis */
+    WIDTH = 64,          /* columns at a time along another axis */
+    RUN = 128,           /* numbers added one after another in `real` */
+    CHUNK = LANES * RUN, /* entries of the axis for one partial sum */
+};
+
+#define NOINLINE static __attribute__((noinline))
+
+static i64 least(i64 a, i64 b) {
+    return a < b ? a : b;
+}
+
+/* ------------------------------------------------------------------------------------------------ sums */
+
+/* sum of n consecutive numbers, n at most CHUNK */
+NOINLINE double sum_run(const real *x, i64 n) {
+    real s[LANES] = {0};
+    i64 whole = n / LANES * LANES;
+    for (i64 i = 0; i < whole; i += LANES) {
+#pragma omp simd
+        for (i64 q = 0; q < LANES; q++) s[q] += x[i + q];
+    }
+    for (i64 i = whole; i < n; i++) s[i - whole] += x[i];
+    double sum = 0;
+    for (i64 q = 0; q < LANES; q++) sum += s[q];
+    return sum;
+}
+
+/* sums of `width` columns over n rows, `stride` apart */
+NOINLINE void sum_columns(const real *x, i64 n, i64 stride, i64 width, double *sum) {
+    for (i64 q = 0; q < width; q++) sum[q] = 0;
+    for (i64 r0 = 0; r0 < n; r0 += RUN) {
+        i64 r1 = least(n, r0 + RUN);
+        real s[WIDTH] = {0};
+        if (width == WIDTH) {
+            for (i64 r = r0; r < r1; r++) {
+#pragma omp simd
+                for (i64 q = 0; q < WIDTH; q++) s[q] += x[r * stride + q];
+            }
+        } else {
+            for (i64 r = r0; r < r1; r++) {
+#pragma omp simd
+                for (i64 q = 0; q < width; q++) s[q] += x[r * stride + q];
+            }
+        }
+        for (i64 q = 0; q < width; q++) sum[q] += s[q];
+    }
+}
+
+/* Task `k` of outer x chunks x tiles: its partial sums, where they go (an index into (outer, chunks, inner)), how many.
+ */
+static i64 partial(const real *x, i64 n, i64 inner, i64 k, i64 *at, double *sum) {
+    i64 chunks = (n + CHUNK - 1) / CHUNK, tiles = (inner + WIDTH - 1) / WIDTH;
+    i64 tile = k % tiles, row = k / tiles, chunk = row % chunks, o = row / chunks;
+    i64 lo = chunk * CHUNK, count = least(CHUNK, n - lo), j = tile * WIDTH, width = least(WIDTH, inner - j);
+    const real *from = x + (o * n + lo) * inner + j;
+    *at = row * inner + j;
+    if (inner == 1)
+        sum[0] = sum_run(from, count);
+    else
+        sum_columns(from, count, inner, width, sum);
+    return width;
+}
+
+/* the partial sums of task k, times `scale`, as results */
+static void one_task(const real *x, i64 n, i64 inner, i64 k, double divisor, real *y) {
+    double sum[WIDTH];
+    i64 at, width = partial(x, n, inner, k, &at, sum);
+    for (i64 q = 0; q < width; q++) y[at + q] = (real)(sum[q] / divisor);
+}
+
+static int reduce(const real *x, i64 outer, i64 n, i64 inner, double divisor, real *y, int threads) {
+    if (outer == 0 || inner == 0) return RI_OK;
+    if (n == 0) {
+        for (i64 i = 0; i < outer * inner; i++) y[i] = 0;
+        return RI_OK;
+    }
+    i64 chunks = (n + CHUNK - 1) / CHUNK, tasks = outer * chunks * ((inner + WIDTH - 1) / WIDTH);
+    int team = ri_team(threads, outer * n * inner / 4);
+    if (chunks == 1) {
+        if (team == 1) {
+            for (i64 k = 0; k < tasks; k++) one_task(x, n, inner, k, divisor, y);
+            return RI_OK;
+        }
+#pragma omp parallel for schedule(static) num_threads(team)
+        for (i64 k = 0; k < tasks; k++) one_task(x, n, inner, k, divisor, y);
+        return RI_OK;
+    }
+    double *part = ri_workspace(RI_WS_OP, sizeof(double) * (size_t)(outer * chunks * inner + WIDTH));
+    if (!part) return RI_NOMEM;
+    if (team == 1) {
+        for (i64 k = 0; k < tasks; k++) {
+            double sum[WIDTH];
+            i64 at, width = partial(x, n, inner, k, &at, sum);
+            for (i64 q = 0; q < width; q++) part[at + q] = sum[q];
+        }
+    } else {
+#pragma omp parallel for schedule(static) num_threads(team)
+        for (i64 k = 0; k < tasks; k++) {
+            double sum[WIDTH];
+            i64 at, width = partial(x, n, inner, k, &at, sum);
+            for (i64 q = 0; q < width; q++) part[at + q] = sum[q];
+        }
+    }
+    for (i64 o = 0; o < outer; o++) {
+        for (i64 j = 0; j < inner; j++) {
+            double sum = 0;
+            for (i64 c = 0; c < chunks; c++) sum += part[(o * chunks + c) * inner + j];
+            y[o * inner + j] = (real)(sum / divisor);
+        }
+    }
+    return RI_OK;
+}
+
+int RI(reduce_sum)(const real *x, i64 outer, i64 n, i64 inner, real *y, int threads) {
+    return reduce(x, outer, n, inner, 1, y, threads);
+}
+
+int RI(reduce_mean)(const real *x, i64 outer, i64 n, i64 inner, real *y, int threads) {
+    return reduce(x, outer, n, inner, (double)n, y, threads);
+}
+
+int RI(sum_rows)(const real *x, i64 N, i64 D, real *y, int threads) {
+    return reduce(x, 1, N, D, 1, y, threads);
+}
+
+/* n consecutive numbers in double: LANES sums side by side, then the lanes in order */
+NOINLINE double total_run(const real *x, i64 n) {
+    double s[LANES] = {0};
+    i64 whole = n / LANES * LANES;
+    for (i64 i = 0; i < whole; i += LANES) {
+#pragma omp simd
+        for (i64 q = 0; q < LANES; q++) s[q] += (double)x[i + q];
+    }
+    for (i64 i = whole; i < n; i++) s[i - whole] += (double)x[i];
+    double sum = 0;
+    for (i64 q = 0; q < LANES; q++) sum += s[q];
+    return sum;
+}
+
+int RI(total)(const real *x, i64 n, double *result, int threads) {
+    i64 chunks = (n + CHUNK - 1) / CHUNK;
+    int team = ri_team(threads, n / 4);
+    double sum = 0;
+    if (team == 1) {
+        for (i64 k = 0; k < chunks; k++) sum += total_run(x + k * CHUNK, least(CHUNK, n - k * CHUNK));
+    } else {
+        double *part = ri_workspace(RI_WS_OP, sizeof(double) * (size_t)chunks);
+        if (!part) return RI_NOMEM;
+#pragma omp parallel for schedule(static) num_threads(team)
+        for (i64 k = 0; k < chunks; k++) part[k] = total_run(x + k * CHUNK, least(CHUNK, n - k * CHUNK));
+        for (i64 k = 0; k < chunks; k++) sum += part[k];
+    }
+    *result = sum;
+    return RI_OK;
+}
+
+/* dx (n, inner) = factor dy in every row */
+static void repeat(const real *dy, i64 n, i64 inner, real factor, real *dx) {
+    if (inner == 1) {
+        real d = factor * dy[0];
+#pragma omp simd
+        for (i64 k = 0; k < n; k++) dx[k] = d;
+        return;
+    }
+    for (i64 k = 0; k < n; k++) {
+#pragma omp simd
+        for (i64 j = 0; j < inner; j++) dx[k * inner + j] = factor * dy[j];
+    }
+}
+
+static int repeat_all(const real *dy, i64 outer, i64 n, i64 inner, real factor, real *dx, int threads) {
+    int team = ri_team(threads, outer * n * inner / 4);
+    if (team == 1) {
+        for (i64 o = 0; o < outer; o++) repeat(dy + o * inner, n, inner, factor, dx + o * n * inner);
+        return RI_OK;
+    }
+#pragma omp parallel for schedule(static) num_threads(team)
+    for (i64 o = 0; o < outer; o++) repeat(dy + o * inner, n, inner, factor, dx + o * n * inner);
+    return RI_OK;
+}
+
+int RI(reduce_sum_backward)(const real *dy, i64 outer, i64 n, i64 inner, real *dx, int threads) {
+    return repeat_all(dy, outer, n, inner, R(1.0), dx, threads);
+}
+
+int RI(reduce_mean_backward)(const real *dy, i64 outer, i64 n, i64 inner, real *dx, int threads) {
+    return repeat_all(dy, outer, n, inner, R(1.0) / (real)n, dx, threads);
+}
+
+/* ------------------------------------------------------------------------------------------------ maxima */
+
+/* The first maximum of n consecutive numbers; a NaN is larger than all. Blocks are compared by their maxima, and only a
+ * block that holds a new one is searched. */
+static void max_run(const real *x, i64 n, real *y, i64 *index) {
+    real best = x[0];
+    i64 at = 0;
+    for (i64 lo = 0; lo < n && best == best; lo += CHUNK) {
+        i64 hi = least(n, lo + CHUNK);
+        real most = x[lo];
+        int nan = 0;
+#pragma omp simd reduction(max : most) reduction(| : nan)
+        for (i64 i = lo; i < hi; i++) {
+            most = x[i] > most ? x[i] : most;
+            nan |= x[i] != x[i];
+        }
+        if (nan || most > best) {
+            i64 i = lo;
+            while (i < hi - 1 && (nan ? x[i] == x[i] : x[i] != most)) i++;
+            at = i;
+            best = x[i];
+        }
+    }
+    *y = best;
+    *index = at;
+}
+
+static void max_columns(const real *x, i64 n, i64 stride, i64 width, real *y, i64 *index) {
+    real best[WIDTH];
+    i64 at[WIDTH];
+    for (i64 q = 0; q < width; q++) best[q] = x[q], at[q] = 0;
+    for (i64 k = 1; k < n; k++) {
+#pragma omp simd
+        for (i64 q = 0; q < width; q++) {
+            real v = x[k * stride + q];
+            int larger = !(v <= best[q]) && best[q] == best[q];
+            best[q] = larger ? v : best[q];
+            at[q] = larger ? k : at[q];
+        }
+    }
+    for (i64 q = 0; q < width; q++) y[q] = best[q], index[q] = at[q];
+}
+
+static void max_task(const real *x, i64 n, i64 inner, i64 k, real *y, i64 *index) {
+    if (inner == 1) {
+        max_run(x + k * n, n, y + k, index + k);
+        return;
+    }
+    i64 tiles = (inner + WIDTH - 1) / WIDTH, o = k / tiles, j = k % tiles * WIDTH;
+    max_columns(x + o * n * inner + j, n, inner, least(WIDTH, inner - j), y + o * inner + j, index + o * inner + j);
+}
+
+int RI(reduce_max)(const real *x, i64 outer, i64 n, i64 inner, real *y, i64 *index, int threads) {
+    if (n <= 0) return RI_BADARG;
+    i64 tasks = outer * ((inner + WIDTH - 1) / WIDTH);
+    int team = ri_team(threads, outer * n * inner / 2);
+    if (team == 1) {
+        for (i64 k = 0; k < tasks; k++) max_task(x, n, inner, k, y, index);
+        return RI_OK;
+    }
+#pragma omp parallel for schedule(static) num_threads(team)
+    for (i64 k = 0; k < tasks; k++) max_task(x, n, inner, k, y, index);
+    return RI_OK;
+}
+
+static void place(const real *dy, const i64 *index, i64 n, i64 inner, real *dx) {
+    for (i64 i = 0; i < n * inner; i++) dx[i] = 0;
+    for (i64 j = 0; j < inner; j++) dx[index[j] * inner + j] = dy[j];
+}
+
+int RI(reduce_max_backward)(const real *dy, const i64 *index, i64 outer, i64 n, i64 inner, real *dx, int threads) {
+    int team = ri_team(threads, outer * n * inner / 4);
+    if (team == 1) {
+        for (i64 o = 0; o < outer; o++) place(dy + o * inner, index + o * inner, n, inner, dx + o * n * inner);
+        return RI_OK;
+    }
+#pragma omp parallel for schedule(static) num_threads(team)
+    for (i64 o = 0; o < outer; o++) place(dy + o * inner, index + o * inner, n, inner, dx + o * n * inner);
+    return RI_OK;
+}

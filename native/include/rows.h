@@ -33,7 +33,7 @@ RI_ALWAYS i64 ri_larger(i64 a, i64 b) {
 }
 
 /* STATEMENT for every index 0 <= name < count; the threads of a team share the indices. */
-#define RI_EACH(team, name, count, ...)                                                                       \
+#define RI_FOR(team, name, count, ...)                                                                        \
     do {                                                                                                      \
         if ((team) == 1) {                                                                                    \
             for (i64 name = 0; name < (count); name++) {                                                      \

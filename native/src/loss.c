@@ -16,7 +16,7 @@
         double parts[RI_PARTIALS];                                                \
         const i64 per = ri_block_rows((n), (least)), count = ri_blocks((n), per); \
         int team = ri_team(threads, (n) * (cost));                                \
-        RI_EACH(team, block, count, {                                             \
+        RI_FOR(team, block, count, {                                              \
             const i64 lo = block * per, hi = ri_smaller(lo + per, (n));           \
             parts[block] = PART;                                                  \
         });                                                                       \
@@ -127,7 +127,7 @@ int RI(cross_entropy_backward)(const real *p, const i64 *target, double label_sm
     const real hit = (real)(1.0 - label_smoothing), every = (real)(label_smoothing / (double)K);
     const i64 per = ri_larger(1, RI_CHUNK / K);
     int team = ri_team(threads, B * K);
-    RI_EACH(team, block, ri_blocks(B, per), {
+    RI_FOR(team, block, ri_blocks(B, per), {
         for (i64 b = block * per; b < ri_smaller((block + 1) * per, B); b++) {
             const real *row = p + b * K;
             real *dz = dlogits + b * K;
@@ -244,8 +244,8 @@ int RI(cosine_similarity)(const real *a, const real *b, double eps, i64 B, i64 D
                           int threads) {
     const i64 per = ri_larger(1, RI_CHUNK / ri_larger(D, 1));
     int team = ri_team(threads, B * D);
-    RI_EACH(team, block, ri_blocks(B, per),
-            cosine_rows(a, b, (real)eps, block * per, ri_smaller((block + 1) * per, B), D, s, norm_a, norm_b));
+    RI_FOR(team, block, ri_blocks(B, per),
+           cosine_rows(a, b, (real)eps, block * per, ri_smaller((block + 1) * per, B), D, s, norm_a, norm_b));
     return RI_OK;
 }
 
@@ -271,8 +271,8 @@ int RI(cosine_similarity_backward)(const real *ds, const real *a, const real *b,
                                    const real *norm_b, double eps, i64 B, i64 D, real *da, real *db, int threads) {
     const i64 per = ri_larger(1, RI_CHUNK / ri_larger(D, 1));
     int team = ri_team(threads, B * D * 2);
-    RI_EACH(team, block, ri_blocks(B, per),
-            cosine_rows_backward(ds, a, b, s, norm_a, norm_b, (real)eps, block * per, ri_smaller((block + 1) * per, B),
-                                 D, da, db));
+    RI_FOR(team, block, ri_blocks(B, per),
+           cosine_rows_backward(ds, a, b, s, norm_a, norm_b, (real)eps, block * per, ri_smaller((block + 1) * per, B),
+                                D, da, db));
     return RI_OK;
 }

@@ -173,14 +173,14 @@ int RI(groupnorm)(const real *x, const real *gain, const real *bias, i64 groups,
     const i64 D = C * S;
     int team = ri_team(threads, B * D);
     if (S >= SEGMENT) {
-        RI_EACH(team, r, B * groups, group_segments(x, gain, bias, groups, eps, r, r + 1, C, S, y, mean, rstd));
+        RI_FOR(team, r, B * groups, group_segments(x, gain, bias, groups, eps, r, r + 1, C, S, y, mean, rstd));
         return RI_OK;
     }
     real *room = ri_workspace(RI_WS_OP, (size_t)(2 * D) * sizeof(real));
     if (!room) return RI_NOMEM;
     const real *gains = spread(gain, R(1.0), C, S, room), *biases = spread(bias, R(0.0), C, S, room + D);
     const i64 rows = ri_larger(1, RI_CHUNK / ri_larger(D, 1));
-    RI_EACH(
+    RI_FOR(
         team, k, ri_blocks(B, rows),
         group_rows(x, gains, biases, groups, eps, k * rows, ri_smaller((k + 1) * rows, B), D / groups, y, mean, rstd));
     return RI_OK;
@@ -194,8 +194,8 @@ int RI(groupnorm_backward)(const real *dy, const real *x, const real *gain, cons
     if (S >= SEGMENT) {
         real *sums = ri_workspace(RI_WS_OP, (size_t)(2 * B * C) * sizeof(real));
         if (!sums) return RI_NOMEM;
-        RI_EACH(team, r, B * groups,
-                group_segments_backward(dy, x, gain, mean, rstd, groups, r, r + 1, C, S, dx, sums, sums + B * C));
+        RI_FOR(team, r, B * groups,
+               group_segments_backward(dy, x, gain, mean, rstd, groups, r, r + 1, C, S, dx, sums, sums + B * C));
         fold(sums, C, B, C, 1, dgain);
         fold(sums + B * C, C, B, C, 1, dbias);
         return RI_OK;
@@ -205,9 +205,9 @@ int RI(groupnorm_backward)(const real *dy, const real *x, const real *gain, cons
     if (!room) return RI_NOMEM;
     real *partial = room + D;
     const real *gains = spread(gain, R(1.0), C, S, room);
-    RI_EACH(team, k, blocks,
-            group_rows_backward(dy, x, gains, mean, rstd, groups, k * rows, ri_smaller((k + 1) * rows, B), D / groups,
-                                dx, partial + 2 * k * D, partial + (2 * k + 1) * D));
+    RI_FOR(team, k, blocks,
+           group_rows_backward(dy, x, gains, mean, rstd, groups, k * rows, ri_smaller((k + 1) * rows, B), D / groups,
+                               dx, partial + 2 * k * D, partial + (2 * k + 1) * D));
     fold(partial, 2 * D, blocks, C, S, dgain);
     fold(partial + D, 2 * D, blocks, C, S, dbias);
     return RI_OK;
@@ -242,7 +242,7 @@ int RI(rmsnorm)(const real *x, const real *gain, double eps, i64 B, i64 D, real 
     const real *gains = spread(gain, R(1.0), D, 1, room);
     const i64 rows = ri_larger(1, RI_CHUNK / ri_larger(D, 1));
     int team = ri_team(threads, B * D);
-    RI_EACH(team, k, ri_blocks(B, rows), rms_rows(x, gains, eps, k * rows, ri_smaller((k + 1) * rows, B), D, y, rrms));
+    RI_FOR(team, k, ri_blocks(B, rows), rms_rows(x, gains, eps, k * rows, ri_smaller((k + 1) * rows, B), D, y, rrms));
     return RI_OK;
 }
 
@@ -274,8 +274,8 @@ int RI(rmsnorm_backward)(const real *dy, const real *x, const real *gain, const 
     real *partial = room + D;
     const real *gains = spread(gain, R(1.0), D, 1, room);
     int team = ri_team(threads, B * D * 2);
-    RI_EACH(team, k, blocks,
-            rms_rows_backward(dy, x, gains, rrms, k * rows, ri_smaller((k + 1) * rows, B), D, dx, partial + k * D));
+    RI_FOR(team, k, blocks,
+           rms_rows_backward(dy, x, gains, rrms, k * rows, ri_smaller((k + 1) * rows, B), D, dx, partial + k * D));
     fold(partial, D, blocks, D, 1, dgain);
     return RI_OK;
 }
@@ -440,12 +440,12 @@ static int batch_columns(const real *x, const real *gain, const real *bias, doub
     const i64 D = w.D;
     const double n = (double)B * (double)S;
     real *partial = w.partial;
-    RI_EACH(team, k, w.blocks, column_sums(x, BLOCK_LO, BLOCK_HI, D, partial + 2 * k * D));
+    RI_FOR(team, k, w.blocks, column_sums(x, BLOCK_LO, BLOCK_HI, D, partial + 2 * k * D));
     fold(partial, 2 * D, w.blocks, C, S, mean);
     for (i64 c = 0; c < C; c++) mean[c] = (real)((double)mean[c] / n);
     const real *m = spread(mean, R(0.0), C, S, w.vector[0]);
-    RI_EACH(team, k, w.blocks,
-            column_moments(x, m, BLOCK_LO, BLOCK_HI, D, partial + 2 * k * D, partial + (2 * k + 1) * D));
+    RI_FOR(team, k, w.blocks,
+           column_moments(x, m, BLOCK_LO, BLOCK_HI, D, partial + 2 * k * D, partial + (2 * k + 1) * D));
     real *sum = w.vector[1], *sum2 = w.vector[2]; /* their first C entries */
     fold(partial, 2 * D, w.blocks, C, S, sum);
     fold(partial + D, 2 * D, w.blocks, C, S, sum2);
@@ -455,7 +455,7 @@ static int batch_columns(const real *x, const real *gain, const real *bias, doub
         for (i64 s = c * S; s < (c + 1) * S; s++) scale[s] = gain ? rstd[c] * gain[c] : rstd[c];
     }
     const real *means = spread(mean, R(0.0), C, S, w.vector[0]), *shift = spread(bias, R(0.0), C, S, w.vector[1]);
-    RI_EACH(team, k, w.blocks, scale_rows(x, means, scale, shift, BLOCK_LO, BLOCK_HI, D, y));
+    RI_FOR(team, k, w.blocks, scale_rows(x, means, scale, shift, BLOCK_LO, BLOCK_HI, D, y));
     return RI_OK;
 }
 
@@ -468,8 +468,8 @@ static int batch_columns_backward(const real *dy, const real *x, const real *gai
     const double n = (double)B * (double)S;
     real *partial = w.partial, *scale = w.vector[1], *mean_dy = w.vector[2], *slope = w.vector[3];
     const real *means = spread(mean, R(0.0), C, S, w.vector[0]);
-    RI_EACH(team, k, w.blocks,
-            column_gradient_sums(dy, x, means, BLOCK_LO, BLOCK_HI, D, partial + 2 * k * D, partial + (2 * k + 1) * D));
+    RI_FOR(team, k, w.blocks,
+           column_gradient_sums(dy, x, means, BLOCK_LO, BLOCK_HI, D, partial + 2 * k * D, partial + (2 * k + 1) * D));
     fold(partial, 2 * D, w.blocks, C, S, dbias);
     fold(partial + D, 2 * D, w.blocks, C, S, dgain);
     for (i64 c = 0; c < C; c++) {
@@ -480,7 +480,7 @@ static int batch_columns_backward(const real *dy, const real *x, const real *gai
             slope[s] = (real)((double)dgain[c] / n) * rstd[c];
         }
     }
-    RI_EACH(team, k, w.blocks, batch_rows_backward(dy, x, means, scale, mean_dy, slope, BLOCK_LO, BLOCK_HI, D, dx));
+    RI_FOR(team, k, w.blocks, batch_rows_backward(dy, x, means, scale, mean_dy, slope, BLOCK_LO, BLOCK_HI, D, dx));
     return RI_OK;
 }
 
@@ -490,7 +490,7 @@ int RI(batchnorm)(const real *x, const real *gain, const real *bias, double eps,
                   real *mean, real *rstd, int threads) {
     int team = ri_team(threads, B * C * S);
     if (S < SEGMENT) return batch_columns(x, gain, bias, eps, B, C, S, y, mean, rstd, team);
-    RI_EACH(team, c, C, batch_channel(x, gain, bias, eps, c, B, C, S, y, mean, rstd));
+    RI_FOR(team, c, C, batch_channel(x, gain, bias, eps, c, B, C, S, y, mean, rstd));
     return RI_OK;
 }
 
@@ -498,7 +498,7 @@ int RI(batchnorm_backward)(const real *dy, const real *x, const real *gain, cons
                            i64 C, i64 S, real *dx, real *dgain, real *dbias, int threads) {
     int team = ri_team(threads, B * C * S * 2);
     if (S < SEGMENT) return batch_columns_backward(dy, x, gain, mean, rstd, B, C, S, dx, dgain, dbias, team);
-    RI_EACH(team, c, C, batch_channel_backward(dy, x, gain, mean, rstd, c, B, C, S, dx, dgain, dbias));
+    RI_FOR(team, c, C, batch_channel_backward(dy, x, gain, mean, rstd, c, B, C, S, dx, dgain, dbias));
     return RI_OK;
 }
 
@@ -516,11 +516,11 @@ int RI(batchnorm_inference)(const real *x, const real *gain, const real *bias, c
     }
     if (S < SEGMENT) {
         const real *means = spread(mean, R(0.0), C, S, w.vector[0]), *shift = spread(bias, R(0.0), C, S, w.vector[1]);
-        RI_EACH(team, k, w.blocks, scale_rows(x, means, scale, shift, BLOCK_LO, BLOCK_HI, w.D, y));
+        RI_FOR(team, k, w.blocks, scale_rows(x, means, scale, shift, BLOCK_LO, BLOCK_HI, w.D, y));
         return RI_OK;
     }
-    RI_EACH(team, k, B * C,
-            scale_segment(x + k * S, mean[k % C], scale[k % C], bias ? bias[k % C] : R(0.0), S, y + k * S));
+    RI_FOR(team, k, B * C,
+           scale_segment(x + k * S, mean[k % C], scale[k % C], bias ? bias[k % C] : R(0.0), S, y + k * S));
     return RI_OK;
 }
 
@@ -529,9 +529,9 @@ int RI(batchnorm_inference_backward)(const real *dy, const real *x, const real *
                                      real *dbias, int threads) {
     int team = ri_team(threads, B * C * S * 2);
     if (S >= SEGMENT) {
-        RI_EACH(team, c, C,
-                inference_channel_backward(dy, x, gain, mean, (real)(1.0 / sqrt((double)variance[c] + eps)), c, B, C, S,
-                                           dx, dgain, dbias));
+        RI_FOR(team, c, C,
+               inference_channel_backward(dy, x, gain, mean, (real)(1.0 / sqrt((double)variance[c] + eps)), c, B, C, S,
+                                          dx, dgain, dbias));
         return RI_OK;
     }
     struct columns w;
@@ -540,8 +540,8 @@ int RI(batchnorm_inference_backward)(const real *dy, const real *x, const real *
     const i64 D = w.D;
     real *partial = w.partial, *scale = w.vector[3];
     const real *means = spread(mean, R(0.0), C, S, w.vector[0]);
-    RI_EACH(team, k, w.blocks,
-            column_gradient_sums(dy, x, means, BLOCK_LO, BLOCK_HI, D, partial + 2 * k * D, partial + (2 * k + 1) * D));
+    RI_FOR(team, k, w.blocks,
+           column_gradient_sums(dy, x, means, BLOCK_LO, BLOCK_HI, D, partial + 2 * k * D, partial + (2 * k + 1) * D));
     fold(partial, 2 * D, w.blocks, C, S, dbias);
     fold(partial + D, 2 * D, w.blocks, C, S, dgain);
     for (i64 c = 0; c < C; c++) {
@@ -549,6 +549,6 @@ int RI(batchnorm_inference_backward)(const real *dy, const real *x, const real *
         dgain[c] *= r;
         for (i64 s = c * S; s < (c + 1) * S; s++) scale[s] = gain ? r * gain[c] : r;
     }
-    RI_EACH(team, k, w.blocks, gain_rows(dy, scale, BLOCK_LO, BLOCK_HI, D, dx));
+    RI_FOR(team, k, w.blocks, gain_rows(dy, scale, BLOCK_LO, BLOCK_HI, D, dx));
     return RI_OK;
 }

@@ -13,7 +13,7 @@
     do {                                               \
         const i64 group = ri_group(K);                 \
         int team = ri_team(threads, B * K * (cost));   \
-        RI_EACH(team, block, ri_blocks(B, group), {    \
+        RI_FOR(team, block, ri_blocks(B, group), {     \
             const i64 b = block * group;               \
             const i64 rows = ri_smaller(group, B - b); \
             STATEMENT;                                 \

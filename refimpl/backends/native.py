@@ -68,8 +68,9 @@ else:
 
 
 def contiguous(a: np.ndarray) -> np.ndarray:
-    """`a` itself when it is C-contiguous, else a C-contiguous copy (unlike np.ascontiguousarray, 0-d stays 0-d)."""
-    return a if a.flags.c_contiguous else a.copy(order="C")
+    """`a` itself when it is C-contiguous and aligned for its type, else such a copy (0-d stays 0-d)."""
+    flags = a.flags
+    return a if flags.c_contiguous and flags.aligned else a.copy(order="C")
 
 
 def check(status: int, name: str) -> None:

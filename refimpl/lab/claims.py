@@ -187,7 +187,8 @@ def _all(
                 running[executor.submit(measure, job, tell)] = job
             else:
                 running[executor.submit(measure, job)] = job
-        finished, _ = concurrent.futures.wait(running, return_when=concurrent.futures.FIRST_COMPLETED)
+        finished, _ = concurrent.futures.wait(running, 1.0, concurrent.futures.FIRST_COMPLETED)
+        bar.tick()
         for future in finished:
             job = running.pop(future)
             try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from typing import Any
 
 __all__ = ["Bar", "say"]
@@ -18,7 +19,7 @@ class Bar:
 
     def __init__(self, total: float, done: float = 0.0, show: bool = True):
         self._bar: Any = None
-        self._at, self._show = done, show
+        self._at, self._show, self._shown = done, show, 0.0
         if show and sys.stderr is not None and sys.stderr.isatty():
             try:
                 from tqdm import tqdm
@@ -49,8 +50,14 @@ class Bar:
         position = min(position, self._bar.total)
         self._bar.update(position - self._at)
         self._at = position
-        if news:  # at once: the next part of the work may take long
+        if news or time.monotonic() - self._shown > 0.1:  # at once: the next part of the work may take long
+            self.tick()
+
+    def tick(self) -> None:
+        """Show the time that has passed."""
+        if self._bar is not None:
             self._bar.refresh()
+            self._shown = time.monotonic()
 
     def skip_to(self, position: float, what: str | None = None) -> None:
         """What lies before `position` was done earlier: it does not enter the estimate of the time left."""

@@ -6,6 +6,7 @@ import pytest
 from refimpl.backends import operations
 from refimpl.lab import bench, cases
 from refimpl.lab.errors import UsageError
+from refimpl.lab.machine import limited_threads
 
 
 def present():
@@ -24,7 +25,7 @@ def test_every_case_fits_its_operation(case):
     op = operations()[case.op]
     rng = np.random.default_rng(0)
     args = case.make(lambda *shape: rng.standard_normal(shape, np.float32))
-    with np.errstate(all="raise", under="ignore"):
+    with limited_threads(1), np.errstate(all="raise", under="ignore"):
         results = {}
         for name, body in op.bodies.items():
             given = {k: v.copy() if k in op.inplace else v for k, v in args.items()}
@@ -43,7 +44,7 @@ def test_the_slower_body_is_measured_slower():
 
 
 def test_a_race_of_operations_gives_complete_rows(tmp_path):
-    outcome = bench.run(("ops",), ["relu"], show=False)
+    outcome = bench.run(("ops",), ["relu"], threads=1, show=False)
     (row,) = outcome["rows"]
     assert set(row) >= {
         *("kind", "name", "shape", "dtype", "threads", "numpy_s", "native_s", "torch_s"),
@@ -63,13 +64,13 @@ def test_a_race_of_operations_gives_complete_rows(tmp_path):
 def test_a_body_with_other_results_is_shown_up(monkeypatch):
     relu = operations()["relu"]
     monkeypatch.setitem(relu.bodies, "native", lambda x: relu.bodies["numpy"](x) + 1)
-    outcome = bench.run(("ops",), ["relu"], show=False)
+    outcome = bench.run(("ops",), ["relu"], threads=1, show=False)
     assert outcome["rows"][0]["correct"] is False
     assert "WRONG: relu" in bench.report(outcome)
 
 
 def test_a_training_step_is_raced_on_each_backend():
-    outcome = bench.run(("methods",), ["fake"], show=False)
+    outcome = bench.run(("methods",), ["fake"], threads=1, show=False)
     (row,) = outcome["rows"]
     assert row["kind"] == "method" and row["numpy_s"] > 0 and row["flops"] == 2.0 * 16 * 64 * 32
 

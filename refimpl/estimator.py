@@ -197,7 +197,8 @@ class Estimator:
         elif features != self.n_features_in_:
             given = f"X has {features} features, but {who} is expecting {self.n_features_in_} features as input"
             raise ValueError(f"{who}: {given}")
-        converted = np.ascontiguousarray(X, dtype=dtype)
+        with np.errstate(over="ignore"):  # reported below
+            converted = np.ascontiguousarray(X, dtype=dtype)
         if not np.isfinite(converted).all():
             raise ValueError(f"{who}: Input X contains infinity or a value too large for {np.dtype(dtype)}")
         return converted

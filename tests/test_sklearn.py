@@ -11,7 +11,7 @@ from refimpl import BackpropClassifier, BackpropRegressor, NoProp
 LEARNERS = [
     BackpropClassifier(epochs=60, lr=1e-2, batch_size=32, random_state=0),
     BackpropRegressor(epochs=60, lr=1e-2, batch_size=32, random_state=0),
-    NoProp(variant="dt", random_state=0),
+    NoProp(variant="dt", epochs=60, lr=1e-2, batch_size=32, T=4, width=32, random_state=0),
     NoProp(variant="ct", random_state=0),
     NoProp(variant="fm", random_state=0),
 ]

@@ -1,5 +1,13 @@
 """Floor 4: learners that several papers compare with, under the same contract as a method."""
 
 from refimpl.baselines.backprop import BackpropClassifier, BackpropRegressor
+from refimpl.baselines.chain import ChainClassifier, UnrolledFlowClassifier
+from refimpl.baselines.forward_forward import ForwardForwardClassifier
 
-__all__ = ["BackpropClassifier", "BackpropRegressor"]
+__all__ = [
+    "BackpropClassifier",
+    "BackpropRegressor",
+    "ChainClassifier",
+    "ForwardForwardClassifier",
+    "UnrolledFlowClassifier",
+]

@@ -126,6 +126,10 @@ class Params(Scope):
         self.flat[...] = other.flat
         self.state[...] = other.state
 
+    def __reduce__(self):
+        """Pickles and copies have windows on their own vectors, as every other Params."""
+        return Params, (self.shapes, self.state_shapes, self.dtype, self.flat, self.state)
+
     def arrays(self) -> dict[str, np.ndarray]:
         """Name to window, trained and state: what a checkpoint stores."""
         return dict(self.items())

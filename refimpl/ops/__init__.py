@@ -7,6 +7,7 @@ import refimpl.ops.native  # noqa: F401  (registers the mirrors)
 from refimpl.ops.activation import *  # noqa: F403
 from refimpl.ops.attention import *  # noqa: F403
 from refimpl.ops.conv import *  # noqa: F403
+from refimpl.ops.denoise import *  # noqa: F403
 from refimpl.ops.embedding import *  # noqa: F403
 from refimpl.ops.loss import *  # noqa: F403
 from refimpl.ops.matmul import *  # noqa: F403

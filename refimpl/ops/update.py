@@ -73,7 +73,7 @@ def sgd_update(
     _vectors("sgd_update", grad, "param velocity", param, velocity)
     _needs_velocity("sgd_update", momentum, velocity)
     g = _decay(param, grad, lr, weight_decay, decoupled)
-    if not momentum:
+    if velocity is None or not momentum:
         param -= lr * g
         return
     velocity *= momentum
@@ -144,7 +144,7 @@ def rmsprop_update(
     v *= alpha
     v += (1 - alpha) * (g * g)
     d = g / (np.sqrt(v) + eps)
-    if momentum:
+    if velocity is not None and momentum:
         velocity *= momentum
         velocity += d
         d = velocity

@@ -1,3 +1,6 @@
+import copy
+import pickle
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -111,3 +114,13 @@ def test_initialisers_have_their_deviation(made, std):
 def test_truncated_normal_stays_inside():
     w = init.truncated_normal(0.5, cut=2)(np.random.default_rng(1), (10_000,))
     assert np.abs(w).max() <= 1.0 and 0.4 < w.std() < 0.5
+
+
+def test_pickles_and_copies_keep_windows_on_one_vector():
+    params = Params({"a": (2,), "b": (1, 2)}, {"mean": (2,)}, np.float64)
+    params["a"][...] = 7
+    for other in (pickle.loads(pickle.dumps(params)), copy.deepcopy(params)):
+        assert np.array_equal(other.flat, params.flat)
+        other.flat += 1
+        other.state += 1
+        assert other["a"].tolist() == [8, 8] and other["mean"].tolist() == [1, 1] and params["a"][0] == 7

@@ -10,6 +10,7 @@ if native.lib is not None:
         activation,  # noqa: F401
         attention,  # noqa: F401
         conv,  # noqa: F401
+        denoise,  # noqa: F401
         embedding,  # noqa: F401
         loss,  # noqa: F401
         matmul,  # noqa: F401

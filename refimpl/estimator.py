@@ -257,7 +257,8 @@ def _warn_column(who: str) -> None:
         from sklearn.exceptions import DataConversionWarning
 
         category = DataConversionWarning
-    warnings.warn(f"{who}: A column-vector y was passed when a 1d array was expected", category, stacklevel=4)
+    message = f"A column-vector y was passed when a 1d array was expected: {who} takes it as y.ravel()"
+    warnings.warn(message, category, stacklevel=4)
 
 
 class Classifier(Estimator):

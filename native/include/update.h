@@ -17,7 +17,6 @@ int RI(scale_inplace)(real *x, double factor, i64 n, int threads);
 int RI(axpy)(real *y, const real *x, double alpha, i64 n, int threads);
 
 /* result: one number */
-int RI(total)(const real *x, i64 n, double *result, int threads);
 int RI(sum_of_squares)(const real *x, i64 n, double *result, int threads);
 int RI(dot)(const real *x, const real *y, i64 n, double *result, int threads);
 

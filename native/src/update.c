@@ -258,28 +258,21 @@ int RI(row_scaled_sum)(const real *a, const real *x, const real *b, const real *
 
 enum { LANES = 32, BLOCK = 8192 };
 
-INLINE double term(const real *x, const real *y, i64 i) {
-    return y ? (double)x[i] * (double)y[i] : (double)x[i];
-}
-
-/* Sum over n terms x y, or x where y is NULL: LANES sums side by side, then the lanes in pairs. */
+/* Sum over n terms x y: LANES sums side by side, then the lanes in pairs. */
 INLINE double add_lanes(const real *x, const real *y, i64 n) {
     double s[LANES] = {0};
     i64 whole = n / LANES * LANES;
     for (i64 i = 0; i < whole; i += LANES) {
 #pragma omp simd
-        for (i64 q = 0; q < LANES; q++) s[q] += term(x, y, i + q);
+        for (i64 q = 0; q < LANES; q++) s[q] += (double)x[i + q] * (double)y[i + q];
     }
-    for (i64 i = whole; i < n; i++) s[i - whole] += term(x, y, i);
+    for (i64 i = whole; i < n; i++) s[i - whole] += (double)x[i] * (double)y[i];
     for (i64 half = LANES / 2; half > 0; half /= 2) {
         for (i64 q = 0; q < half; q++) s[q] += s[q + half];
     }
     return s[0];
 }
 
-static __attribute__((noinline)) double block_of_terms(const real *x, const real *y, i64 n) {
-    return add_lanes(x, NULL, n);
-}
 static __attribute__((noinline)) double block_of_squares(const real *x, const real *y, i64 n) {
     return add_lanes(x, x, n);
 }
@@ -310,10 +303,6 @@ static int sum_blocks(block *f, const real *x, const real *y, i64 n, double *res
     }
     *result = sum;
     return RI_OK;
-}
-
-int RI(total)(const real *x, i64 n, double *result, int threads) {
-    return sum_blocks(block_of_terms, x, x, n, result, threads);
 }
 
 int RI(sum_of_squares)(const real *x, i64 n, double *result, int threads) {

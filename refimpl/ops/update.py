@@ -28,7 +28,6 @@ __all__ = [
     "scale_inplace",
     "sgd_update",
     "sum_of_squares",
-    "total",
 ]
 
 
@@ -276,13 +275,6 @@ def axpy(y: np.ndarray, x: np.ndarray, alpha: float) -> None:
     """y = y + alpha x, in place."""
     x = _check_axpy(y, x)
     y += x.dtype.type(alpha) * x
-
-
-@operation
-def total(x: np.ndarray) -> float:
-    """Σ x over all elements, accumulated in double precision. 0.0 for an empty array."""
-    _check.floats("total", "x", x)
-    return float(x.sum(dtype=np.float64))
 
 
 @operation

@@ -108,7 +108,7 @@ def _(draw, dtype):
     return {"y": _array(draw, shape, dtype), "x": _array(draw, shape, dtype), "alpha": draw(st.floats(-3, 3))}
 
 
-@inputs("total", "sum_of_squares")
+@inputs("sum_of_squares")
 def _(draw, dtype):
     return {"x": _array(draw, _shape(draw), dtype)}
 
@@ -231,11 +231,6 @@ def _(args, outs, eps):
 def _sum(terms):
     """gamma_{n+1} in double precision times the sum of the magnitudes: products and sums are rounded to double."""
     return _finite(gamma(terms.size + 1, float(np.finfo(np.float64).eps)) * np.abs(terms).sum())
-
-
-@bound("total")
-def _(args, outs, eps):
-    return _sum(args["x"].astype(np.float64))
 
 
 @bound("sum_of_squares")

@@ -24,7 +24,7 @@ from refimpl.ops.update import (
 
 _sgd_update, _adam_update, _rmsprop_update = kernel("sgd_update"), kernel("adam_update"), kernel("rmsprop_update")
 _ema_update, _scale_inplace, _axpy = kernel("ema_update"), kernel("scale_inplace"), kernel("axpy")
-_total, _sum_of_squares, _dot = kernel("total"), kernel("sum_of_squares"), kernel("dot")
+_sum_of_squares, _dot = kernel("sum_of_squares"), kernel("dot")
 _fma_combine, _row_scaled_sum = kernel("fma_combine"), kernel("row_scaled_sum")
 
 
@@ -67,14 +67,6 @@ def scale_inplace(x, factor):
 def axpy(y, x, alpha):
     x = contiguous(_check_axpy(y, x))
     check(_axpy[y.dtype](p(y), p(x), alpha, y.size, threads()), "axpy")
-
-
-@ops.total.mirror("native")
-def total(x):
-    _check.floats("total", "x", x)
-    x, result = contiguous(x), np.empty(1)
-    check(_total[x.dtype](p(x), x.size, p(result), threads()), "total")
-    return result.item()
 
 
 @ops.sum_of_squares.mirror("native")

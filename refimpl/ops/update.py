@@ -112,11 +112,9 @@ def _check_axpy(y, x):
     return _read("axpy", "x", x, "y", y)
 
 
-def _check_combine(x, y, c, z, out):
+def _check_combine(x, y, z, out):
     op = "fma_combine"
     if z is None:
-        if c != 0:
-            raise ValueError(f"{op}: c is {c}, but z is None, expected an array of x's shape")
         _check.floats(op, "x y", x, y)
     else:
         _check.floats(op, "x y z", x, y, z)
@@ -303,10 +301,10 @@ def fma_combine(
 ) -> np.ndarray:
     """a x + b y + c z, element by element: the mixing of data and noise, or one step of a diffusion chain.
 
-    x, y and z have one shape; a, b and c are numbers; without z the last term is absent. `out` (C-contiguous) may name
+    x, y and z have one shape; a, b and c are numbers; without z the last term is absent, whatever c. `out` (C-contiguous) may name
     the array to write; it may be x, y or z itself.
     """
-    _check_combine(x, y, c, z, out)
+    _check_combine(x, y, z, out)
     number = x.dtype.type
     result = number(a) * x + number(b) * y
     if z is not None:

@@ -197,7 +197,6 @@ frozen.flags.writeable = False
         (lambda: ops.ema_update(x3, x3, 1.5), ValueError, "decay is 1.5"),
         (lambda: ops.scale_inplace(np.zeros((2, 3)).T, 1.0), ValueError, "x must be writable"),
         (lambda: ops.axpy(x3, [0.0, 0.0, 0.0], 1.0), TypeError, "x is a list"),
-        (lambda: ops.fma_combine(1.0, x3, 1.0, x3, 0.5), ValueError, "c is 0.5, but z is None"),
         (lambda: ops.fma_combine(1.0, x3, 1.0, x3, out=np.zeros(4)), ValueError, r"out has shape \(4,\)"),
         (lambda: ops.row_scaled_sum(x3, np.zeros((2, 3)), x3, np.zeros((2, 3))), ValueError, r"a has shape \(3,\)"),
         (lambda: ops.total(np.arange(3)), TypeError, "x has dtype int64"),

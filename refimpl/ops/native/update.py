@@ -94,7 +94,7 @@ def _apart(a, out):
 
 @ops.fma_combine.mirror("native")
 def fma_combine(a, x, b, y, c=0.0, z=None, out=None):
-    _check_combine(x, y, c, z, out)
+    _check_combine(x, y, z, out)
     x, y = _apart(x, out), _apart(y, out)
     if z is not None:
         z = _apart(z, out)

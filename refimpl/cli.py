@@ -200,7 +200,7 @@ def _claims(options: argparse.Namespace) -> int:
     return 1 if failed or all(e["verdict"] == claims.NOT_MEASURED for e in entries) else 0
 
 
-# ---------------------------------------------------------------- bench, doctor
+# ---------------------------------------------------------------- bench, tune, doctor
 
 
 def _bench(options: argparse.Namespace) -> int:
@@ -223,6 +223,28 @@ def _bench(options: argparse.Namespace) -> int:
         print(f"\nFigure: {options.plot}", file=sys.stderr if options.json == "-" else sys.stdout)
     _write_json(options.json, outcome)
     return 0 if all(r["correct"] is not False for r in outcome["rows"]) else 1
+
+
+def _tune(options: argparse.Namespace) -> int:
+    from refimpl.lab import tune
+    from refimpl.lab.errors import Interrupted, UsageError
+
+    _check_target(options.json)
+    if options.show:
+        if options.ops or options.budget is not None:
+            raise UsageError("--show measures nothing: leave out the rest")
+        found = tune.state(options.threads)
+        if options.json != "-":
+            print(tune.show(found))
+        _write_json(options.json, found)
+        return 0
+    outcome = tune.run(options.ops, 60.0 if options.budget is None else options.budget, options.threads)
+    if options.json != "-":
+        print(tune.report(outcome))
+    _write_json(options.json, outcome)
+    if outcome["interrupted"]:
+        raise Interrupted(f"stopped; what was learned is in {outcome['file']}", outcome["interrupted"])
+    return 1 if any(r["wrong"] for r in outcome["rows"]) else 0
 
 
 def _doctor(options: argparse.Namespace) -> int:
@@ -378,6 +400,16 @@ def _whole(least: int) -> Any:
     return read
 
 
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds <= 1e6:
+        raise argparse.ArgumentTypeError(f"{text!r}: expected a number of seconds above 0")
+    return seconds
+
+
 def _threads(text: str) -> int:
     from refimpl.backends.threads import MAX_THREADS
 
@@ -398,6 +430,7 @@ def _parser() -> argparse.ArgumentParser:
   refimpl run noprop --compare-backends   in NumPy and in C, side by side
   refimpl claims noprop                   measure what the paper claims
   refimpl bench ops matmul                race one operation
+  refimpl tune                            learn which bodies are fastest here
   refimpl doctor                          what this machine has and lacks
   refimpl run --help                      more about one command""",
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -530,11 +563,39 @@ share of what they allow that the C core reaches.""",
     p.add_argument("--plot", type=Path, metavar="FILE", help="draw the roofline chart into FILE (.png)")
 
     p = command(
+        "tune",
+        _tune,
+        "learn which bodies are fastest here",
+        """Measure, for each operation and size, which body is fastest on this machine:
+NumPy, or the C core on 1, 2, 4, ... threads. What beats the untuned choice (the
+C core on all threads) beyond the noise is stored as wisdom, and backend "auto",
+the default, uses it from then on. --backend numpy and native never change.
+
+Each candidate must give the same results as NumPy. Small calls often gain from
+fewer threads, some from NumPy. Tune on a quiet machine, with the number of
+threads that you will use: wisdom holds for that number, this processor and
+these versions. Ctrl-C keeps what was learned; tuning again measures anew.
+
+The file: $REFIMPL_WISDOM, else wisdom.json in the user's cache folder.
+REFIMPL_WISDOM=off switches wisdom off.""",
+        """  refimpl tune                         all operations, at most a minute
+  refimpl tune matmul linear softmax   some
+  refimpl tune --budget 300            with more time, the large sizes too
+  refimpl tune --threads 1             for work that runs on one thread
+  refimpl tune --show                  what is in force, and from which file""",
+    )
+    p.add_argument("ops", nargs="*", metavar="OP", help="operations (default: all that can be tuned)")
+    p.add_argument("--budget", type=_seconds, metavar="SECONDS", help="time for all of it (default: 60)")
+    p.add_argument("--show", action="store_true", help="measure nothing; tell what is in force")
+    threads(p)
+    json_file(p)
+
+    p = command(
         "doctor",
         _doctor,
         "what this machine has",
-        "Look at Python, NumPy, the C core, threads, BLAS, OpenCL, data sets and\n"
-        "packages, and say what to do about each problem.",
+        "Look at Python, NumPy, the C core, threads, BLAS, wisdom, OpenCL, data sets\n"
+        "and packages, and say what to do about each problem.",
         "  refimpl doctor\n  refimpl doctor --json",
     )
     p.add_argument("--json", action="store_true", help="as JSON")

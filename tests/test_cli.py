@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 
 from refimpl import cli, methods
+from refimpl.backends import native, wisdom
 from tests.lab import fake
 
-COMMANDS = ("list", "info", "run", "claims", "bench", "doctor", "data")
+COMMANDS = ("list", "info", "run", "claims", "bench", "tune", "doctor", "data")
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -20,6 +21,7 @@ def one_method(monkeypatch, tmp_path):
     monkeypatch.setattr(methods, "MODULES", fake.MODULES)
     monkeypatch.delenv("REFIMPL_DATA", raising=False)
     monkeypatch.setenv("REFIMPL_CACHE", str(tmp_path / "cache"))
+    monkeypatch.delenv("REFIMPL_WISDOM")
     monkeypatch.setenv("COLUMNS", "80")
     monkeypatch.chdir(tmp_path)
 
@@ -113,6 +115,11 @@ def test_run_and_resume(refimpl, tmp_path):
         (["claims", "--seeds", "0"], 2, "'0': expected a whole number of at least 1"),
         (["bench", "relu"], 2, "expected ops or methods first, as in: refimpl bench ops relu"),
         (["bench", "ops", "nope"], 2, "nothing to race is named 'nope'"),
+        (["tune", "nope"], 2, "cannot tune 'nope', expected one of"),
+        (["tune", "--budget", "0"], 2, "'0': expected a number of seconds above 0"),
+        (["tune", "--budget", "nan"], 2, "'nan': expected a number of seconds above 0"),
+        (["tune", "--show", "relu"], 2, "--show measures nothing: leave out the rest"),
+        (["tune", "--json", "nope/t.json"], 2, "--json nope/t.json: cannot be written there"),
         (["data", "burn"], 2, "invalid choice: 'burn'"),
         (["data", "fetch"], 2, "which one? expected one of digits"),
         (["data", "path", "nope"], 2, "unknown data set 'nope'"),
@@ -174,6 +181,32 @@ def test_bench_doctor_and_data(refimpl, tmp_path, monkeypatch):
     assert code == 0 and "digits" in out and "mnist: not here" in out
     assert Path(refimpl("data", "path", "digits")[1].strip()).is_dir()
     assert refimpl("data", "fetch", "digits")[0] == 0
+
+
+@pytest.mark.skipif(native.lib is None, reason="no C core")
+def test_tune(refimpl, tmp_path):
+    try:
+        code, out, err = refimpl("tune", "relu", "--budget", "1", "--threads", "1", "--json", "t.json")
+        assert code == 0 and not err and "7 sizes of 1 operation in" in out
+        assert (
+            "In force from now on, for 1 thread: " in out.replace("\n", " ")
+            and max(map(len, out.splitlines()[:-2])) <= 80
+        )
+        assert json.loads((tmp_path / "t.json").read_text())["threads"] == 1
+        assert (tmp_path / "cache" / "wisdom.json").exists()
+        code, out, _ = refimpl("tune", "--show", "--threads", "1")
+        assert code == 0 and "for 1 thread (7 sizes measured), learned less than a minute ago" in " ".join(out.split())
+        assert json.loads(refimpl("tune", "--show", "--json", "-")[1])["file"].endswith("wisdom.json")
+        assert "wisdom    " in refimpl("doctor")[1]
+    finally:
+        wisdom._apply({})
+
+
+def test_tune_needs_wisdom_switched_on(refimpl, monkeypatch):
+    monkeypatch.setenv("REFIMPL_WISDOM", "off")
+    code, out, err = refimpl("tune", "relu")
+    assert code == 2 and not out and err.startswith("refimpl: tune: REFIMPL_WISDOM=off switches wisdom off")
+    assert refimpl("tune", "--show")[1] == "Wisdom: switched off by REFIMPL_WISDOM=off\n"
 
 
 def test_a_missing_package_is_told_before_any_work(refimpl, monkeypatch, tmp_path):

@@ -13,6 +13,7 @@ PACKAGE = ROOT / "refimpl"
 
 # module prefix -> floor (docs/architecture.md); the longest prefix counts
 FLOORS = {
+    "refimpl._disk": 0,
     "refimpl._version": 0,
     "refimpl._native": 0,
     "refimpl.backends": 1,

@@ -14,7 +14,8 @@ Backends:
     numpy    the NumPy body.
     native   the C mirror; an operation without one (or a machine without the C core) runs its NumPy body.
     opencl   the OpenCL mirror, where one is registered; else as native.
-    auto     the fastest body this machine has: today native before numpy. The default.
+    auto     the fastest body this machine has: native before numpy, or, for an operation that was tuned here, the body
+             and the number of threads that were fastest for calls of this size (see wisdom.py). The default.
 
 The choice is made per call, by one lookup. `backend(...)` holds for the current thread or asyncio task
 (a context variable); `set_backend(...)` and the environment variable REFIMPL_BACKEND hold for the whole process.
@@ -24,6 +25,7 @@ from __future__ import annotations
 
 import functools
 import os
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -44,6 +46,12 @@ _PREFERENCE = {
 _choice: ContextVar[str | None] = ContextVar("refimpl_backend", default=None)  # None: the process-wide default
 _default = "auto"
 _registry: dict[str, Operation] = {}
+
+Body = Callable[..., Any]
+# Operations for which "auto" decides call by call: name -> what makes the deciding function from the bodies.
+_choosers: dict[str, Callable[[dict[str, Body]], Body]] = {}
+_prepare: Callable[[], None] | None = None  # what is to be done before the first call in "auto"
+_preparing = threading.RLock()
 
 
 class Operation(Protocol):
@@ -94,22 +102,72 @@ def operation(body: F | None = None, *, inplace: tuple[str, ...] = ()) -> Any:
 
         def register(function: F) -> F:
             bodies[backend_name] = function
-            _fill(table, bodies)
+            _fill(name, table, bodies)
             return function
 
         return register
 
     op = cast(Any, dispatch)
     op.name, op.numpy, op.bodies, op.table, op.inplace, op.mirror = name, body, bodies, table, tuple(inplace), mirror
-    _fill(table, bodies)
+    _fill(name, table, bodies)
     _registry[name] = op
     return op
 
 
-def _fill(table: dict[str | None, Callable[..., Any]], bodies: dict[str, Callable[..., Any]]) -> None:
+def _fill(operation_name: str, table: dict[str | None, Body], bodies: dict[str, Body]) -> None:
     for name, order in _PREFERENCE.items():
         table[name] = next(bodies[b] for b in order if b in bodies)
+    if _prepare is not None:
+        table["auto"] = _first_call(operation_name, table, bodies)
+    elif operation_name in _choosers:
+        table["auto"] = _choosers[operation_name](bodies)
     table[None] = table[_default]
+
+
+def _first_call(name: str, table: dict[str | None, Body], bodies: dict[str, Body]) -> Body:
+    def wait(*args: Any, **kwargs: Any) -> Any:
+        prepare()
+        _fill(name, table, bodies)
+        return table["auto"](*args, **kwargs)
+
+    return wait
+
+
+def prepare_with(function: Callable[[], None]) -> None:
+    """Call `function` before the first call in "auto": what that costs is not paid by an import."""
+    global _prepare
+    _prepare = function
+    _refill()
+
+
+def prepare() -> None:
+    """Do now what is left to do before the first call in "auto"."""
+    global _prepare
+    with _preparing:  # calls of other threads wait: they must find the same bodies
+        function, _prepare = _prepare, None
+        if function is not None:
+            function()
+            _refill()
+
+
+def _refill() -> None:
+    for op in _registry.values():
+        _fill(op.name, cast(Any, op).table, op.bodies)
+
+
+def untuned(bodies: dict[str, Body]) -> Body:
+    """What "auto" runs where nothing was tuned."""
+    return next(bodies[b] for b in _PREFERENCE["auto"] if b in bodies)
+
+
+def set_chooser(name: str, make: Callable[[dict[str, Body]], Body] | None) -> None:
+    """Let `make(bodies)` serve the calls of one operation in "auto"; None: as if it had never been tuned."""
+    if make is not None:
+        _choosers[name] = make
+    elif _choosers.pop(name, None) is None:
+        return
+    op = cast(Any, _registry[name])
+    _fill(name, op.table, op.bodies)
 
 
 def operations() -> dict[str, Operation]:
@@ -132,8 +190,7 @@ def set_backend(name: str) -> None:
     """Choose the process-wide backend (a surrounding `with backend(...)` still wins)."""
     global _default
     _default = _check_name(name)
-    for op in _registry.values():
-        _fill(cast(Any, op).table, op.bodies)
+    _refill()
 
 
 @contextmanager
@@ -145,6 +202,14 @@ def backend(name: str) -> Iterator[None]:
     finally:
         _choice.reset(token)
 
+
+def _after_fork() -> None:
+    global _preparing
+    _preparing = threading.RLock()  # another thread may have held it
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
 
 if os.environ.get("REFIMPL_BACKEND"):
     if os.environ["REFIMPL_BACKEND"] not in BACKENDS:

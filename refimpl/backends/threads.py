@@ -2,13 +2,15 @@
 
 The number is set for the process (`set_num_threads`) and starts from REFIMPL_NUM_THREADS, else OMP_NUM_THREADS, else
 the CPUs this process may run on. OpenMP's thread pool does not survive a fork, so a forked child runs on one thread
-(a spawned process has a pool of its own and is not limited).
+(a spawned process has a pool of its own and is not limited). Wisdom holds single calls to fewer (`limit`), in the
+Python thread that makes them and nowhere else.
 """
 
 from __future__ import annotations
 
 import operator
 import os
+from contextvars import ContextVar
 
 MAX_THREADS = 1024
 
@@ -28,11 +30,13 @@ def _from_environment() -> int:
 
 _threads = _from_environment()
 _forked = False
+limit: ContextVar[int] = ContextVar("refimpl_threads", default=0)  # what wisdom holds one call to; 0: nothing
+_limits = False  # whether anything may be limited: until then nobody looks
 
 
 def get_num_threads() -> int:
     """Threads that the next native operation may use."""
-    return _threads
+    return (limit.get() or _threads) if _limits else _threads
 
 
 def set_num_threads(n: int) -> None:
@@ -42,6 +46,12 @@ def set_num_threads(n: int) -> None:
     if not 1 <= n <= MAX_THREADS:
         raise ValueError(f"refimpl: number of threads is {n}, expected 1 to {MAX_THREADS}")
     _threads = 1 if _forked else n
+
+
+def use_limits() -> None:
+    """From now on `limit` counts."""
+    global _limits
+    _limits = True
 
 
 def _after_fork() -> None:

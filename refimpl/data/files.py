@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, cast
 
+from refimpl._disk import atomic
 from refimpl.data.errors import DataError, DataNotFound
 
 __all__ = ["CHUNK", "atomic", "digest", "take", "take_all", "unpacked"]
@@ -114,39 +115,3 @@ def digest(path: str | os.PathLike[str], kind: str, *, content: bool = False) ->
             while chunk := file.read(CHUNK):
                 state.update(chunk)
     return f"{kind}:{state.hexdigest()}"
-
-
-@contextmanager
-def atomic(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
-    """Open a temporary file beside `path`; it takes the name `path` only after the `with` ended well.
-
-    The bytes are forced to the disk (fsync) before the renaming, and the renaming replaces an older file in one step:
-    at every moment `path` is the old file, the new one, or absent. When anything fails the temporary file goes. A
-    killed process leaves at most a file named `<name>.<random>.part`.
-    """
-    path = Path(path)
-    part = path.with_name(f"{path.name}.{os.urandom(4).hex()}.part")
-    try:
-        with open(part, "xb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, path)
-    except BaseException:
-        part.unlink(missing_ok=True)
-        raise
-    _sync_folder(path.parent)
-
-
-def _sync_folder(folder: Path) -> None:
-    """Force the new name to the disk; where the system cannot sync a folder (Windows), there is nothing to do."""
-    try:
-        handle = os.open(folder, os.O_RDONLY)
-    except OSError:
-        return
-    try:
-        os.fsync(handle)
-    except OSError:
-        pass
-    finally:
-        os.close(handle)

@@ -12,10 +12,10 @@ from __future__ import annotations
 
 import os
 import re
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from refimpl._disk import cache_folder
 from refimpl.data.catalogue import Info, spec
 from refimpl.data.digits import FOLDER as DIGITS_FOLDER
 from refimpl.data.digits import IMAGES as DIGITS_IMAGES
@@ -49,15 +49,7 @@ class Found:
 
 def cache() -> Path:
     """The folder for downloads. It need not exist yet."""
-    if given := os.environ.get("REFIMPL_CACHE"):
-        return Path(given).expanduser() / "data"
-    if sys.platform == "win32":
-        base = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local") / "refimpl" / "Cache"
-    elif sys.platform == "darwin":
-        base = Path.home() / "Library" / "Caches" / "refimpl"
-    else:
-        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "refimpl"
-    return base / "data"
+    return Path(cache_folder()) / "data"
 
 
 def roots(root: str | os.PathLike[str] | None = None) -> list[tuple[str, Path]]:

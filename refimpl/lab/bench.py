@@ -31,15 +31,15 @@ import numpy as np
 
 from refimpl import methods
 from refimpl._version import __version__
-from refimpl.backends import backend, operations
+from refimpl.backends import backend, get_num_threads, operations, wisdom
 from refimpl.lab import files
 from refimpl.lab.cases import CASES, Case
 from refimpl.lab.errors import RunError, UsageError
 from refimpl.lab.machine import core, limited_threads, machine, need, package_version
 from refimpl.lab.progress import Bar
-from refimpl.lab.text import table, width
+from refimpl.lab.text import short, table, width
 
-__all__ = ["Timing", "check_plot", "plot", "race", "report", "run"]
+__all__ = ["Timing", "agree", "check_plot", "plot", "race", "report", "run"]
 
 TOLERANCE = 1e-4  # of the largest entry: float32 sums of some thousand terms in different orders
 BUDGET = 0.25  # seconds for each racer of a case
@@ -151,15 +151,22 @@ def _once(f: Callable[[], Any]) -> float:
     return time.perf_counter() - started
 
 
-def overhead() -> float:
-    """Seconds that calling an operation costs over calling its body (relu of one number, the body that runs)."""
+def overhead() -> tuple[float, float]:
+    """Seconds that calling an operation costs over calling its body: in dispatch, and where wisdom decides besides
+    (on fewer threads than are set, the longest way). relu of one number."""
     relu: Any = operations()["relu"]
-    body = relu.table[None]
+    body = relu.table["native"]
     x = np.ones(1, np.float32)
+    declared = wisdom.Tunable("relu", "x", None, lambda normal, n: {}, (0,))
+    decides = wisdom.chooser(declared, {(get_num_threads(), 0): ("native", -1)}, {**relu.bodies, "native": body})
+    with backend("native"):
+        return _extra(relu, body, x), _extra(decides, body, x)
 
+
+def _extra(way: Callable[[Any], Any], body: Callable[[Any], Any], x: np.ndarray) -> float:
     def through() -> None:
         for _ in range(1000):
-            relu(x)
+            way(x)
 
     def direct() -> None:
         for _ in range(1000):
@@ -217,6 +224,7 @@ def run(
             rows.append(_race_step(slug, step, torch, n))
         for row in rows:
             _judge(row, limits)
+        overheads = overhead()
         return {
             "version": __version__,
             "machine": {**machine(), "core": core()},
@@ -232,7 +240,8 @@ def run(
                 "copy_gbps": limits.bandwidth(1 << 28) / 1e9,
                 "copy_gbps_from": "np.copyto, 256 MB, reads and writes counted",
             },
-            "dispatch_overhead_s": overhead(),
+            "dispatch_overhead_s": overheads[0],
+            "wisdom_overhead_s": overheads[1],
             "dispatch_budget_s": OVERHEAD_BUDGET,
             "rows": rows,
         }
@@ -268,7 +277,7 @@ def _race_case(case: Case, limits: Limits, torch: Any, threads: int) -> dict[str
         body = op.bodies.get(name)
         if body is None:
             continue
-        if not _agree(call(body, copy=True), expected):
+        if not agree(call(body, copy=True), expected):
             wrong.append(name)
         mine = {k: v.copy() if k in op.inplace else v for k, v in args.items()}
         racers[name] = functools.partial(body, **mine)
@@ -277,7 +286,7 @@ def _race_case(case: Case, limits: Limits, torch: Any, threads: int) -> dict[str
         f = case.torch(torch, tensors)
         result = f()
         outs = result if isinstance(result, tuple | list) else (result,)
-        if not _agree([o.detach().numpy() for o in outs], expected[: len(outs)]):
+        if not agree([o.detach().numpy() for o in outs], expected[: len(outs)]):
             wrong.append("torch")
         racers["torch"] = f
     timings = race(racers)
@@ -289,7 +298,7 @@ def _race_case(case: Case, limits: Limits, torch: Any, threads: int) -> dict[str
     return {**row, "flops": case.flops, "bytes": least, "correct": not wrong, "note": note}
 
 
-def _agree(got: Sequence[Any], expected: Sequence[Any]) -> bool:
+def agree(got: Sequence[Any], expected: Sequence[Any]) -> bool:
     """Equal within TOLERANCE of the largest entry, result by result."""
     if len(got) != len(expected):
         return False
@@ -308,7 +317,7 @@ def _race_step(slug: str, step: Any, torch: Any, threads: int) -> dict[str, Any]
             racers[name] = step.make()
             first[name] = racers[name]()
     numbers = {k: v for k, v in first.items() if isinstance(v, int | float | np.number | np.ndarray)}
-    correct = _agree([numbers["native"]], [numbers["numpy"]]) if len(numbers) == 2 else None
+    correct = agree([numbers["native"]], [numbers["numpy"]]) if len(numbers) == 2 else None
     if torch is not None and step.make_torch is not None:
         with torch.enable_grad():
             made = step.make_torch(torch)
@@ -341,24 +350,14 @@ def _judge(row: dict[str, Any], limits: Limits) -> None:
 # ---------------------------------------------------------------- telling
 
 
-def _time(seconds: float | None) -> str:
-    if seconds is None:
-        return "-"
-    for scale, unit in ((1e6, "µs"), (1e3, "ms")):
-        if seconds * scale < 999.5:
-            value = seconds * scale
-            return f"{value:.{max(0, 2 - int(math.log10(max(value, 1))))}f} {unit}"
-    return f"{seconds:.2f} s"
-
-
 def report(outcome: Mapping[str, Any]) -> str:
     """The race as text."""
     against, rows = outcome["torch"] is not None, outcome["rows"]
     head = ["what", "shape", "NumPy", "C"] + ["torch"] * against + ["NumPy/C"] + ["torch/C"] * against + ["limit"]
     body = []
     for r in rows:
-        line = [r["name"], r["shape"], _time(r["numpy_s"]), _time(r["native_s"])]
-        line += [_time(r["torch_s"])] * against
+        line = [r["name"], r["shape"], short(r["numpy_s"]), short(r["native_s"])]
+        line += [short(r["torch_s"])] * against
         line += [_ratio(r["numpy_s"], r["native_s"])] + [_ratio(r["torch_s"], r["native_s"])] * against
         line.append("-" if r["limit_fraction"] is None else f"{100 * r['limit_fraction']:.0f}%")
         body.append(line)
@@ -382,8 +381,9 @@ def report(outcome: Mapping[str, Any]) -> str:
         lines.append(f"Other work was running (load {load:.1f} on {m['cores']} cores): these times say little.")
     if not outcome["blas_limited"]:
         lines.append("NumPy's BLAS chose its own threads (pip install threadpoolctl to hold it to the same number).")
-    over, budget = outcome["dispatch_overhead_s"] * 1e6, outcome["dispatch_budget_s"] * 1e6
-    lines.append(f"A call through the dispatcher costs {over:.2f} µs over its body (budget {budget:.1f} µs).")
+    over, tuned, budget = (outcome[f"{k}_s"] * 1e6 for k in ("dispatch_overhead", "wisdom_overhead", "dispatch_budget"))
+    lines.append(f"A call through the dispatcher costs {over:.2f} µs over its body (budget {budget:.1f} µs),")
+    lines.append(f"{tuned:.2f} µs more where wisdom decides.")
     lines += [f"WRONG: {r['name']} {r['shape']}: {r['note']}" for r in rows if r["correct"] is False]
     return "\n".join(lines)
 

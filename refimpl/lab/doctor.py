@@ -14,6 +14,7 @@ from refimpl import data as datasets
 from refimpl._version import __version__
 from refimpl.backends import available_backends, get_backend, get_num_threads, native, operations
 from refimpl.data import DataNotFound
+from refimpl.lab import tune
 from refimpl.lab.machine import core, cores, describe, package_version, versions
 from refimpl.lab.text import memory, paragraph
 
@@ -94,6 +95,7 @@ def examine() -> dict[str, Any]:
         },
         "backend": {"setting": get_backend(), "available": list(available_backends())},
         "threads": {"refimpl": get_num_threads(), "cores": cores()},
+        "wisdom": tune.state(),
         "opencl": {"library": ctypes.util.find_library("OpenCL"), "operations": opencl_bodies},
         "data": data,
         "packages": packages,
@@ -142,6 +144,7 @@ def report(found: Mapping[str, Any]) -> str:
         ("C core", state),
         ("threads", f"{found['threads']['refimpl']} on {found['threads']['cores']} cores"),
         ("backend", f"{found['backend']['setting']} (there are {', '.join(found['backend']['available'])})"),
+        ("wisdom", tune.summary(found["wisdom"])),
         ("OpenCL", f"{library}; {bodies}"),
         ("data", ", ".join(here)),
         ("packages", ", ".join(have)),

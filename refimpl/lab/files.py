@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from refimpl._disk import atomic
 from refimpl.lab.errors import RunError, WriteError
 
 __all__ = [
@@ -60,39 +61,13 @@ def make_folder(path: Path, exist_ok: bool = True) -> None:
         path.mkdir(parents=True, exist_ok=exist_ok)
 
 
-def _sync_folder(folder: Path) -> None:
-    """Force a new name in `folder` to the disk, where the system can."""
-    try:
-        handle = os.open(folder, os.O_RDONLY)
-    except OSError:
-        return
-    try:
-        with suppress(OSError):
-            os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
 def write(path: Path, content: bytes, keep: Path | None = None) -> None:
     """Replace `path` by `content` in one step; with `keep`, the file it had before gets that name.
 
     Raises RunError when the disk is full or the folder read-only; what was stored before is then still there.
     """
-    part = path.with_name(f"{path.name}.{os.urandom(4).hex()}.part")
-    with _explained(path):
-        try:
-            with open(part, "xb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            if keep is not None and path.exists():
-                os.replace(path, keep)
-            os.replace(part, path)
-        except BaseException:
-            with suppress(OSError):  # the first error is the one to tell
-                part.unlink(missing_ok=True)
-            raise
-        _sync_folder(path.parent)
+    with _explained(path), atomic(path, keep) as file:
+        file.write(content)
 
 
 def plain(value: Any, finite: bool = True) -> Any:

@@ -31,7 +31,7 @@ import numpy as np
 
 from refimpl import data as datasets
 from refimpl import methods
-from refimpl.backends import BACKENDS, available_backends, backend, get_num_threads, native
+from refimpl.backends import BACKENDS, available_backends, backend, get_num_threads, native, wisdom
 from refimpl.data import Dataset
 from refimpl.lab import checkpoint, figures, files
 from refimpl.lab.errors import Interrupted, RunError, UsageError, WriteError
@@ -129,12 +129,13 @@ def resume(folder: Path, given: Mapping[str, Any] | None = None, every: float | 
         asked = {k: files.plain(v) for k, v in (given or {}).items()}
         _refuse(folder, [(k, stored.get(k), v) for k, v in asked.items()], "was asked for now")
         data, make = _prepare(config)
+        stored.setdefault("wisdom", None)  # runs from before there was any
         now = _describe(config, data)
         _refuse(folder, [(k, _at(stored, k), _at(now, k)) for k in _DECISIVE], "is here now")
         return _train(config, stored, data, make, folder, every, show)
 
 
-_DECISIVE = ("versions.refimpl", "versions.numpy", "core", "machine.cpu", "data_sha256", "threads")
+_DECISIVE = ("versions.refimpl", "versions.numpy", "core", "machine.cpu", "data_sha256", "threads", "wisdom")
 
 
 def _at(tree: Mapping[str, Any], dotted: str) -> Any:
@@ -150,6 +151,7 @@ def _refuse(folder: Path, triples: list[tuple[str, Any, Any]], what: str) -> Non
 
 
 def _describe(config: Config, data: Dataset) -> dict[str, Any]:
+    threads = get_num_threads() if config.threads is None else config.threads
     return {
         "format": FORMAT,
         "slug": config.slug,
@@ -157,7 +159,8 @@ def _describe(config: Config, data: Dataset) -> dict[str, Any]:
         "data_sha256": _fingerprint(data),
         "seed": config.seed,
         "backends": list(config.backends),
-        "threads": get_num_threads() if config.threads is None else config.threads,
+        "threads": threads,
+        "wisdom": wisdom.fingerprint(threads) if "auto" in config.backends else None,
         "settings": files.plain(config.settings),
         "quick": config.quick,
         "versions": versions(),

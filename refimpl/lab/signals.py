@@ -15,7 +15,8 @@ __all__ = ["Stop"]
 class Stop:
     """`with Stop() as stop: ... if stop.signal: store and leave`. Outside the main thread it never fires."""
 
-    def __init__(self) -> None:
+    def __init__(self, unit: str = "this unit of training") -> None:
+        self.unit = unit
         self.signal = 0  # the signal that came, 0 before
         self._before: dict[int, Any] = {}
 
@@ -23,7 +24,7 @@ class Stop:
         if self.signal:
             raise KeyboardInterrupt
         self.signal = number
-        say("\nStopping after this unit of training (Ctrl-C again stops at once).")
+        say(f"\nStopping after {self.unit} (Ctrl-C again stops at once).")
 
     def __enter__(self) -> Stop:
         if threading.current_thread() is threading.main_thread():

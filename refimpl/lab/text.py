@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 import textwrap
 from collections.abc import Sequence
 
-__all__ = ["duration", "memory", "paragraph", "percent", "table", "width"]
+__all__ = ["duration", "memory", "paragraph", "percent", "short", "table", "width"]
 
 
 def width() -> int:
@@ -26,6 +27,17 @@ def duration(seconds: float | None) -> str:
     if whole < 3600:
         return f"{whole // 60} min {whole % 60:02d} s"
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def short(seconds: float | None) -> str:
+    """The time of one call in three digits: 1.23 µs, 45.6 ms, 7.89 s."""
+    if seconds is None:
+        return "-"
+    for scale, unit in ((1e6, "µs"), (1e3, "ms")):
+        if seconds * scale < 999.5:
+            value = seconds * scale
+            return f"{value:.{max(0, 2 - int(math.log10(max(value, 1))))}f} {unit}"
+    return f"{seconds:.2f} s"
 
 
 def memory(n: float | None) -> str:

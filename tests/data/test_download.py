@@ -214,7 +214,7 @@ def test_full_disk_is_told_and_leaves_nothing(
         def write(self, data: object) -> int:
             raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("refimpl.data.files.open", lambda path, mode: Full(path, "xb"), raising=False)
+    monkeypatch.setattr("refimpl._disk.open", lambda path, mode: Full(path, "xb"), raising=False)
     with pytest.raises(
         OSError, match=r"mnist: cannot write to .*mnist: No space left on device.*REFIMPL_CACHE"
     ) as caught:
@@ -246,7 +246,7 @@ def test_folder_that_refuses_a_file_is_told_before_anything_is_asked_for(
         raise PermissionError(13, "Permission denied", str(path))
 
     serve(server, tiny)
-    monkeypatch.setattr("refimpl.data.files.open", refuse, raising=False)
+    monkeypatch.setattr("refimpl._disk.open", refuse, raising=False)
     with pytest.raises(PermissionError, match=r"mnist: cannot write to .*: Permission denied.*REFIMPL_CACHE"):
         data.fetch("mnist", root=tmp_path, mirrors=[server.url])
     assert server.asked == []

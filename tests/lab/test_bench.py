@@ -33,7 +33,7 @@ def test_every_case_fits_its_operation(case):
             results[name] = [given[k] for k in op.inplace if given.get(k) is not None] or (
                 list(out) if isinstance(out, tuple) else [out]
             )
-    assert all(bench._agree(r, results["numpy"]) for r in results.values())
+    assert all(bench.agree(r, results["numpy"]) for r in results.values())
     assert case.flops >= 0 and all(np.isfinite(np.asarray(r, dtype=float)).all() for r in results["numpy"])
 
 

@@ -1,0 +1,411 @@
+"""Which operations `refimpl tune` can tune: how large a call is, and what a typical call of a size looks like.
+
+One line an operation: the argument that carries the data, how to make arguments of about n elements (or n
+multiplications, with `work`), and the size classes log2(n) that are measured. The helpers split n = 2^c into shapes
+that the papers use: rows about as long as there are many, images of 8 x 8, square matrices. This module is imported
+only to tune, and where there is wisdom.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from refimpl.backends import operations
+from refimpl.backends.wisdom import tunable
+
+__all__: list[str] = []
+
+Normal = Callable[..., np.ndarray]
+
+ELEMENTS = range(2, 21, 3)  # 4 to a million
+IMAGES = range(8, 21, 3)
+PRODUCTS = range(6, 28, 3)  # 4 x 4 x 4 to 512 x 512 x 512
+CONVOLUTIONS = range(15, 28, 3)
+SEQUENCES = range(15, 25, 3)
+ATTENTION = range(12, 25, 3)
+
+
+def _run(name: str, **args: Any) -> tuple[Any, ...]:
+    """Results of a NumPy body, for backward passes that need them."""
+    result = operations()[name].numpy(**args)
+    return result if isinstance(result, tuple) else (result,)
+
+
+def _bits(n: int) -> int:
+    return n.bit_length() - 1
+
+
+def _rows(n: int) -> tuple[int, int]:
+    """(B, D) with B D = n and D = B or 2 B."""
+    columns = 1 << (_bits(n) + 1) // 2
+    return n // columns, columns
+
+
+def _images(n: int) -> tuple[int, int, int, int]:
+    """(B, C, 8, 8), or 4 x 4 below 1024 elements."""
+    side = 8 if n >= 1024 else 4
+    b, c = _rows(n // side**2)
+    return b, c, side, side
+
+
+# ---------------------------------------------------------------- element by element
+
+for _op, _others in {
+    "relu": {},
+    "leaky_relu": {"slope": 0.01},
+    "elu": {"alpha": 1.0},
+    "gelu": {},
+    "gelu_tanh": {},
+    "silu": {},
+    "tanh": {},
+    "sigmoid": {},
+    "softplus": {},
+    "total": {},
+    "sum_of_squares": {},
+    "scale_inplace": {"factor": 1.0},
+}.items():
+    tunable(_op, "x", lambda normal, n, others=_others: {"x": normal(n), **others}, ELEMENTS)
+
+for _op, _second in {
+    "relu_backward": "y",
+    "leaky_relu_backward": "x",
+    "elu_backward": "x",
+    "gelu_backward": "x",
+    "gelu_tanh_backward": "x",
+    "silu_backward": "x",
+    "tanh_backward": "y",
+    "sigmoid_backward": "y",
+    "softplus_backward": "x",
+}.items():
+    tunable(_op, "dy", lambda normal, n, second=_second: {"dy": normal(n), second: normal(n)}, ELEMENTS)
+
+tunable("dot", "x", lambda normal, n: {"x": normal(n), "y": normal(n)}, ELEMENTS)
+tunable("axpy", "y", lambda normal, n: {"y": normal(n), "x": normal(n), "alpha": 1e-6}, ELEMENTS)
+tunable("fma_combine", "x", lambda normal, n: {"a": 0.5, "x": normal(n), "b": 0.5, "y": normal(n)}, ELEMENTS)
+tunable("ema_update", "average", lambda normal, n: {"average": normal(n), "value": normal(n), "decay": 0.99}, ELEMENTS)
+tunable(
+    "sgd_update",
+    "param",
+    lambda normal, n: {
+        "param": normal(n),
+        "grad": normal(n),
+        "velocity": np.zeros(n, np.float32),
+        "lr": 1e-6,
+        "momentum": 0.9,
+    },
+    ELEMENTS,
+)
+tunable(
+    "adam_update",
+    "param",
+    lambda normal, n: {
+        "param": normal(n),
+        "grad": normal(n),
+        "m": np.zeros(n, np.float32),
+        "v": np.zeros(n, np.float32),
+        "step": 1,
+        "lr": 1e-6,
+        "beta1": 0.9,
+        "beta2": 0.999,
+        "eps": 1e-8,
+        "weight_decay": 0.0,
+    },
+    ELEMENTS,
+)
+tunable(
+    "rmsprop_update",
+    "param",
+    lambda normal, n: {
+        "param": normal(n),
+        "grad": normal(n),
+        "v": np.zeros(n, np.float32),
+        "velocity": None,
+        "lr": 1e-6,
+    },
+    ELEMENTS,
+)
+tunable(
+    "dropout", "x", lambda normal, n: {"x": normal(n), "mask": np.arange(n) % 2 == 0, "rate": 0.5}, ELEMENTS
+)  # fmt: skip
+
+# ---------------------------------------------------------------- rows
+
+for _op in ("softmax", "log_softmax", "logsumexp"):
+    tunable(_op, "z", lambda normal, n: {"z": normal(*_rows(n))}, ELEMENTS)
+
+
+def _softmax_backward(normal: Normal, n: int, forward: str) -> dict[str, Any]:
+    z = normal(*_rows(n))
+    return {"dy": normal(*z.shape), "y": _run(forward, z=z)[0]}
+
+
+for _op in ("softmax", "log_softmax"):
+    tunable(f"{_op}_backward", "dy", lambda normal, n, op=_op: _softmax_backward(normal, n, op), ELEMENTS)
+
+
+def _target(b: int, k: int) -> np.ndarray:
+    return np.arange(b, dtype=np.int64) * 7919 % k
+
+
+def _cross_entropy(normal: Normal, n: int) -> dict[str, Any]:
+    logits = normal(*_rows(n))
+    return {"logits": logits, "target": _target(*logits.shape)}
+
+
+def _cross_entropy_backward(normal: Normal, n: int) -> dict[str, Any]:
+    args = _cross_entropy(normal, n)
+    return {"p": _run("cross_entropy", **args)[1], "target": args["target"]}
+
+
+tunable("cross_entropy", "logits", _cross_entropy, ELEMENTS)
+tunable("cross_entropy_backward", "p", _cross_entropy_backward, ELEMENTS)
+for _op in ("mse", "mse_backward", "l1", "l1_backward"):
+    tunable(
+        _op, "prediction", lambda normal, n: {"prediction": normal(*_rows(n)), "target": normal(*_rows(n))}, ELEMENTS
+    )
+
+for _op in ("binary_cross_entropy_with_logits", "binary_cross_entropy_with_logits_backward"):
+    tunable(
+        _op,
+        "logits",
+        lambda normal, n: {"logits": normal(*_rows(n)), "target": np.full(_rows(n), 0.5, np.float32)},
+        ELEMENTS,
+    )
+
+for _op in ("reduce_sum", "reduce_mean", "reduce_max"):
+    tunable(_op, "x", lambda normal, n: {"x": normal(*_rows(n)), "axis": 0}, ELEMENTS)
+tunable("sum_rows", "x", lambda normal, n: {"x": normal(*_rows(n))}, ELEMENTS)
+
+
+def _norm(normal: Normal, n: int, shape: Callable[[int], tuple[int, ...]], axis: int, bias: bool) -> dict[str, Any]:
+    x = normal(*shape(n))
+    d = x.shape[axis]
+    return {"x": x, "gain": normal(d), **({"bias": normal(d)} if bias else {})}
+
+
+def _norm_backward(normal: Normal, n: int, op: str, names: str, *how: Any) -> dict[str, Any]:
+    args = _norm(normal, n, *how)
+    saved = _run(op, **args)[1:]
+    return {"dy": normal(*args["x"].shape), "x": args["x"], "gain": args["gain"], **dict(zip(names.split(), saved))}
+
+
+for _op, _names, _how, _classes in (
+    ("layernorm", "mean rstd", (_rows, -1, True), ELEMENTS),
+    ("rmsnorm", "rrms", (_rows, -1, False), ELEMENTS),
+    ("batchnorm", "mean rstd", (_images, 1, True), IMAGES),
+):
+    tunable(_op, "x", lambda normal, n, how=_how: _norm(normal, n, *how), _classes)
+    tunable(
+        f"{_op}_backward",
+        "dy",
+        lambda normal, n, op=_op, names=_names, how=_how: _norm_backward(normal, n, op, names, *how),
+        _classes,
+    )
+
+
+def _rotary(normal: Normal, n: int, name: str) -> dict[str, Any]:
+    """One head of width 32, or 4 where there are few numbers."""
+    width = 32 if n >= 1024 else 4
+    angles = normal(n // width, width // 2)
+    return {name: normal(1, 1, n // width, width), "cos": np.cos(angles), "sin": np.sin(angles)}
+
+
+tunable("rotary", "x", lambda normal, n: _rotary(normal, n, "x"), ELEMENTS)
+tunable("rotary_backward", "dy", lambda normal, n: _rotary(normal, n, "dy"), ELEMENTS)
+
+
+def _gathered(index: np.ndarray, table: np.ndarray) -> int:
+    return index.size * table.shape[-1]
+
+
+def _embedding(normal: Normal, n: int) -> dict[str, Any]:
+    rows, d = _rows(n)
+    return {"index": _target(rows, 1024), "table": normal(1024, d)}
+
+
+def _embedding_backward(normal: Normal, n: int) -> dict[str, Any]:
+    rows, d = _rows(n)
+    return {"dy": normal(rows, d), "index": _target(rows, 1024), "V": 1024}
+
+
+tunable("embedding", "table", _embedding, ELEMENTS, _gathered)
+tunable("embedding_backward", "dy", _embedding_backward, ELEMENTS)
+
+# ---------------------------------------------------------------- images: pooling, enlarging
+
+for _op in ("upsample_nearest2d", "upsample_bilinear2d"):
+    tunable(_op, "x", lambda normal, n: {"x": normal(*_images(n)), "factor": 2}, IMAGES)
+
+for _op in ("max_pool2d", "avg_pool2d"):
+    tunable(_op, "x", lambda normal, n: {"x": normal(*_images(n)), "size": 2}, IMAGES)
+tunable("global_avg_pool2d", "x", lambda normal, n: {"x": normal(*_images(n))}, IMAGES)
+
+
+def _max_pool2d_backward(normal: Normal, n: int) -> dict[str, Any]:
+    x = normal(*_images(4 * n))
+    y, index = _run("max_pool2d", x=x, size=2)
+    return {"dy": normal(*y.shape), "index": index, "height": x.shape[2], "width": x.shape[3]}
+
+
+def _avg_pool2d_backward(normal: Normal, n: int) -> dict[str, Any]:
+    b, c, h, w = _images(n)
+    return {"dy": normal(b, c, h, w), "height": 2 * h, "width": 2 * w, "size": 2}
+
+
+tunable("max_pool2d_backward", "dy", _max_pool2d_backward, IMAGES)
+tunable("avg_pool2d_backward", "dy", _avg_pool2d_backward, IMAGES)
+
+# ---------------------------------------------------------------- products of matrices, by multiplications
+
+
+def _product(a: Any, b: Any, transpose_a: bool = False, transpose_b: bool = False, out: Any = None) -> int:
+    """M N K, times the batch of a."""
+    return a.size * (b.shape[-2] if transpose_b else b.shape[-1])
+
+
+def _product_backward(dy: Any, a: Any, b: Any, transpose_a: bool = False, transpose_b: bool = False) -> int:
+    return dy.size * (a.shape[-2] if transpose_a else a.shape[-1])
+
+
+def _linear(x: Any, weight: Any, bias: Any = None, out: Any = None) -> int:
+    return x.size * weight.shape[1]
+
+
+def _linear_backward(dy: Any, x: Any, weight: Any, need_dx: bool = True, add_to: Any = None) -> int:
+    return dy.size * weight.shape[0]
+
+
+def _square(normal: Normal, n: int, *names: str) -> dict[str, Any]:
+    side = 1 << _bits(n) // 3
+    return {name: normal(side) if name == "bias" else normal(side, side) for name in names}
+
+
+tunable("matmul", "a", lambda normal, n: _square(normal, n, "a", "b"), PRODUCTS, _product)
+tunable("matmul_backward", "dy", lambda normal, n: _square(normal, n, "dy", "a", "b"), PRODUCTS, _product_backward)
+tunable("linear", "x", lambda normal, n: _square(normal, n, "x", "weight", "bias"), PRODUCTS, _linear)
+tunable(
+    "linear_backward", "dy", lambda normal, n: _square(normal, n, "dy", "x", "weight"), PRODUCTS, _linear_backward
+)  # fmt: skip
+
+
+def _conv(x: Any, weight: Any, *_: Any, **__: Any) -> int:
+    """B H W times the entries of the weight: a convolution's multiplications at stride 1."""
+    return x.size // x.shape[1] * weight.size
+
+
+def _conv_backward(dy: Any, x: Any, weight: Any, *_: Any, **__: Any) -> int:
+    return x.size // x.shape[1] * weight.size
+
+
+def _conv_args(normal: Normal, n: int, axes: int) -> dict[str, Any]:
+    """B, C = O and kernels of 3 x 3 over 8 x 8 (8 over 64 in one dimension)."""
+    size, kernel = ((8, 8), (3, 3)) if axes == 2 else ((64,), (8,))
+    free = _bits(n) - 9  # 64 positions, and at least 8 entries of a kernel
+    c = free // 3
+    b = 1 << free - 2 * c
+    return {"x": normal(b, 1 << c, *size), "weight": normal(1 << c, 1 << c, *kernel), "padding": kernel[0] // 2}
+
+
+def _conv_args_backward(normal: Normal, n: int, op: str, axes: int) -> dict[str, Any]:
+    args = _conv_args(normal, n, axes)
+    return {"dy": normal(*_run(op, **args)[0].shape), **args}
+
+
+for _op, _axes in (("conv2d", 2), ("conv1d", 1), ("conv_transpose2d", 2)):
+    tunable(_op, "x", lambda normal, n, axes=_axes: _conv_args(normal, n, axes), CONVOLUTIONS, _conv)
+    tunable(
+        f"{_op}_backward",
+        "dy",
+        lambda normal, n, op=_op, axes=_axes: _conv_args_backward(normal, n, op, axes),
+        CONVOLUTIONS,
+        _conv_backward,
+    )
+
+
+def _attention(q: Any, k: Any, *_: Any, **__: Any) -> int:
+    """Every query with every key: B H T T D."""
+    return q.size * k.shape[-2]
+
+
+def _attention_backward(dy: Any, q: Any, k: Any, *_: Any, **__: Any) -> int:
+    return q.size * k.shape[-2]
+
+
+def _attention_args(normal: Normal, n: int) -> dict[str, Any]:
+    """D = 32, B = 1, T² about n/32 over twice as many heads each time."""
+    t = _bits(n) // 3 - 1
+    shape = (1, 1 << _bits(n) - 5 - 2 * t, 1 << t, 32)
+    return {"q": normal(*shape), "k": normal(*shape), "v": normal(*shape), "causal": True}
+
+
+def _attention_args_backward(normal: Normal, n: int) -> dict[str, Any]:
+    args = _attention_args(normal, n)
+    y, lse = _run("attention", **args)
+    return {"dy": normal(*y.shape), **args, "y": y, "lse": lse}
+
+
+tunable("attention", "q", _attention_args, ATTENTION, _attention)
+tunable("attention_backward", "dy", _attention_args_backward, ATTENTION, _attention_backward)
+
+
+def _recurrent(x: Any, w_x: Any, w_h: Any) -> int:
+    """Steps times the entries of both weights."""
+    return x.size // x.shape[-1] * (w_x.size + w_h.size)
+
+
+def _one_state(x: Any, h0: Any, w_x: Any, w_h: Any, *_: Any, **__: Any) -> int:
+    return _recurrent(x, w_x, w_h)
+
+
+def _one_state_backward(dy: Any, x: Any, h0: Any, w_x: Any, w_h: Any, *_: Any, **__: Any) -> int:
+    return _recurrent(x, w_x, w_h)
+
+
+def _two_states(x: Any, h0: Any, c0: Any, w_x: Any, w_h: Any, *_: Any, **__: Any) -> int:
+    return _recurrent(x, w_x, w_h)
+
+
+def _two_states_backward(dy: Any, dc: Any, x: Any, h0: Any, c0: Any, w_x: Any, w_h: Any, *_: Any, **__: Any) -> int:
+    return _recurrent(x, w_x, w_h)
+
+
+def _recurrent_args(normal: Normal, n: int, gates: int, states: str, biases: str) -> dict[str, Any]:
+    """B, T and D = N; the multiplications are 2 gates B T N²."""
+    free = _bits(n) - _bits(2 * gates)
+    d = free // 3
+    t = (free - 2 * d + 1) // 2
+    b, t, d = 1 << free - 2 * d - t, 1 << t, 1 << d
+    w = {"w_x": normal(d, gates * d), "w_h": normal(d, gates * d)}
+    scale = np.float32(d**-0.5)
+    return {
+        "x": normal(b, t, d),
+        **{name: normal(b, d) for name in states.split()},
+        **{name: a * scale for name, a in w.items()},
+        **{name: normal(gates * d) for name in biases.split()},
+    }
+
+
+def _recurrent_args_backward(normal: Normal, n: int, op: str, names: str, *how: Any) -> dict[str, Any]:
+    args = _recurrent_args(normal, n, *how)
+    saved = dict(zip(names.split(), _run(op, **args)))
+    more = {"dc": None} if "c" in saved else {}
+    weights = {name: a for name, a in args.items() if not name.startswith("bias")}
+    return {"dy": normal(*saved["y"].shape), **more, **weights, **saved}
+
+
+for _op, _names, _learner, _works in (
+    ("rnn_sequence", "y", (1, "h0", "bias"), (_one_state, _one_state_backward)),
+    ("gru_sequence", "y gates", (3, "h0", "bias_x bias_h"), (_one_state, _one_state_backward)),
+    ("lstm_sequence", "y c gates", (4, "h0 c0", "bias"), (_two_states, _two_states_backward)),
+):
+    tunable(_op, "x", lambda normal, n, how=_learner: _recurrent_args(normal, n, *how), SEQUENCES, _works[0])
+    tunable(
+        f"{_op}_backward",
+        "dy",
+        lambda normal, n, op=_op, names=_names, how=_learner: _recurrent_args_backward(normal, n, op, names, *how),
+        SEQUENCES,
+        _works[1],
+    )

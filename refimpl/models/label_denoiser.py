@@ -48,6 +48,7 @@ __all__ = [
     "prototypes",
 ]
 
+
 @dataclass(frozen=True)
 class TimeFeatures(Layer):
     """Sines and cosines of 1000 t at `width`/2 frequencies from 1 down to 1/10000: times (N,) to (N, width).
@@ -132,7 +133,10 @@ class Denoiser(Layer):
             early, late = time
             shared = len(late) == 1 and len(ds) > 1
             de = self.join_time.backward(
-                params.scope("join_time"), grads.scope("join_time"), late, ds.sum(axis=0, keepdims=True) if shared else ds
+                params.scope("join_time"),
+                grads.scope("join_time"),
+                late,
+                ds.sum(axis=0, keepdims=True) if shared else ds,
             )
             self.time.backward(params.scope("time"), grads.scope("time"), early, de, need_dx=False)
         dh = self.join_label.backward(params.scope("join_label"), grads.scope("join_label"), join, ds)
@@ -189,7 +193,9 @@ def denoiser(
     if kind != "conv":
         raise ValueError(f"block is {kind!r}, expected 'mlp' or 'conv'")
     if len(shape) != 3 or min(shape[1:]) < 4:
-        raise ValueError(f"block 'conv' takes images (C, H, W) of at least 4 x 4 pixels, but the input has shape {shape}")
+        raise ValueError(
+            f"block 'conv' takes images (C, H, W) of at least 4 x 4 pixels, but the input has shape {shape}"
+        )
     c, h, w = shape
 
     def norm(n: int) -> list[Layer]:

@@ -74,7 +74,7 @@ def _list(options: argparse.Namespace) -> int:
         _print_json([_paper(p) for p in papers])
         return 0
     print(table(("slug", "family", "year", "paper"), [(p.slug, p.family, str(p.year), p.title) for p in papers]))
-    print(f"\n{len(papers)} method{'s' * (len(papers) != 1)}. More about one: refimpl info {papers[0].slug}")
+    print(f"\n{len(papers)} method{'s' * (len(papers) != 1)}. More about one: refimpl info SLUG")
     return 0
 
 
@@ -126,9 +126,12 @@ def _run(options: argparse.Namespace) -> int:
     from refimpl.lab.errors import UsageError
 
     _module(options.slug)
+    _check_target(options.json)
     if options.compare_backends and options.backend:
         raise UsageError("--compare-backends runs NumPy and the C core: leave out --backend")
-    backends = ("numpy", "native") if options.compare_backends else options.backend and (options.backend,)
+    backends: tuple[str, ...] | None = (options.backend,) if options.backend else None
+    if options.compare_backends:
+        backends = _both()
     if options.resume is not None:
         if options.out is not None:
             raise UsageError("--resume DIR goes on in its own folder: leave out --out")
@@ -159,11 +162,23 @@ def _run(options: argparse.Namespace) -> int:
     return 0
 
 
+def _both() -> tuple[str, ...]:
+    """NumPy and the C core, where there is one."""
+    from refimpl.backends import available_backends, native
+    from refimpl.lab.progress import say
+
+    if "native" in available_backends():
+        return ("numpy", "native")
+    say(f"refimpl: no C core to compare with ({native.why_not or 'see refimpl doctor'}): NumPy alone.")
+    return ("numpy",)
+
+
 def _claims(options: argparse.Namespace) -> int:
     from refimpl.lab import claims, pool
     from refimpl.lab.machine import limited_threads
     from refimpl.lab.progress import say
 
+    _check_target(options.json)
     seeds = options.seeds or (1 if options.quick else 3)
     parts = claims.plan(options.slugs, options.data)
     for missing in dict.fromkeys(p.missing for p in parts if p.missing):
@@ -192,11 +207,14 @@ def _bench(options: argparse.Namespace) -> int:
     from refimpl.lab import bench
     from refimpl.lab.errors import UsageError
 
+    _check_target(options.json)
     kinds = ("ops", "methods")
     names = list(options.what)
     kind = names.pop(0) if names and names[0] in kinds else None
     if names and kind is None:
         raise UsageError(f"bench {names[0]}: expected ops or methods first, as in: refimpl bench ops {names[0]}")
+    if options.plot is not None:
+        bench.check_plot(options.plot)
     outcome = bench.run(kinds if kind is None else (kind,), names, options.against, options.threads)
     if options.json != "-":
         print(bench.report(outcome))
@@ -264,8 +282,10 @@ def _data_list(options: argparse.Namespace) -> int:
 
 def _data_fetch(options: argparse.Namespace) -> int:
     from refimpl import data
+    from refimpl.lab.machine import need
 
     name = _needed(options)
+    need("pooch", "tqdm")
     print(data.fetch(name))
     return 0
 
@@ -304,6 +324,16 @@ def _print_json(value: Any) -> None:
     from refimpl.lab.files import dumps
 
     print(dumps(value), end="")
+
+
+def _check_target(target: str | None) -> None:
+    """Complain about a file that cannot be written before the work, not after it."""
+    from refimpl.lab.errors import UsageError
+
+    if target not in (None, "-"):
+        folder = Path(target).absolute().parent
+        if not folder.is_dir() or not os.access(folder, os.W_OK) or Path(target).is_dir():
+            raise UsageError(f"--json {target}: cannot be written there")
 
 
 def _write_json(target: str | None, value: Any) -> None:
@@ -360,15 +390,15 @@ def _threads(text: str) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="refimpl",
-        description="Deep-learning papers you can read, step through, import and race: NumPy for the eye, C for the "
-        "clock.",
+        description="Deep-learning papers you can read, step through, import and race:\n"
+        "NumPy for the eye, C for the clock.",
         epilog="""examples:
   refimpl list                            which methods there are
-  refimpl run noprop                      train one on the embedded digits (under a minute)
-  refimpl run noprop --compare-backends   the same in NumPy and in C, side by side
+  refimpl run noprop                      train one on the embedded digits
+  refimpl run noprop --compare-backends   in NumPy and in C, side by side
   refimpl claims noprop                   measure what the paper claims
   refimpl bench ops matmul                race one operation
-  refimpl doctor                          what this machine has, and what to do about the rest
+  refimpl doctor                          what this machine has and lacks
   refimpl run --help                      more about one command""",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -386,8 +416,14 @@ def _parser() -> argparse.ArgumentParser:
         made.set_defaults(command=function)
         return made
 
-    json_file = {"metavar": "FILE", "help": "write the numbers as JSON into FILE ('-': to standard output)"}
-    threads = {"type": _threads, "metavar": "N", "help": "threads for the C core and BLAS (default: all cores)"}
+    def json_file(made: argparse.ArgumentParser) -> None:
+        made.add_argument(
+            "--json", metavar="FILE", help="write the numbers as JSON into FILE ('-': to standard output)"
+        )
+
+    def threads(made: argparse.ArgumentParser) -> None:
+        text = "threads for the C core and BLAS (default: all cores)"
+        made.add_argument("--threads", type=_threads, metavar="N", help=text)
 
     p = command(
         "list",
@@ -402,7 +438,7 @@ def _parser() -> argparse.ArgumentParser:
         "info",
         _info,
         "one method: paper, idea, claims",
-        "Tell where a method comes from, its idea, and which claims of the paper can be measured.",
+        "Tell where a method comes from, its idea, and its claims that can be measured.",
         "  refimpl info noprop\n  refimpl info noprop --json",
     )
     p.add_argument("slug", metavar="SLUG", help="a method (see: refimpl list)")
@@ -412,12 +448,14 @@ def _parser() -> argparse.ArgumentParser:
         "run",
         _run,
         "train a method and its baselines",
-        """Train a method and the baselines of its paper on the same data; print a table (test accuracy, training
-seconds, peak memory over what the process held before) and draw a figure.
+        """Train a method and the baselines of its paper on the same data; print a table
+(test accuracy, training seconds, peak memory over what the process held
+before) and draw a figure.
 
-A run has a folder of its own (runs/SLUG-DATA-NNN, or --out) with its configuration,
-metrics, checkpoints, result.json and figure.png. It may be stopped or killed at any
-time: --resume goes on to the same bits, or says what has changed and refuses.""",
+A run has a folder of its own (runs/SLUG-DATA-NNN, or --out) with its
+configuration, metrics, checkpoints, result.json and figure.png. It may be
+stopped or killed at any time: --resume goes on to the same bits, or says what
+has changed and refuses.""",
         """  refimpl run noprop
   refimpl run noprop --data mnist --seed 1 --out runs/mnist
   refimpl run noprop --set epochs=5 --set "hidden=(128, 128)"
@@ -433,7 +471,7 @@ time: --resume goes on to the same bits, or says what has changed and refuses.""
         help="which body of the operations runs (default: auto, the fastest here)",
     )
     p.add_argument("--compare-backends", action="store_true", help="run twice, NumPy and C core, side by side")
-    p.add_argument("--threads", **threads)
+    threads(p)
     p.add_argument(
         "--set",
         action="append",
@@ -445,18 +483,20 @@ time: --resume goes on to the same bits, or says what has changed and refuses.""
     p.add_argument("--out", type=Path, metavar="DIR", help="a new or empty folder for the run")
     p.add_argument("--resume", type=Path, metavar="DIR", help="go on with the run in DIR")
     p.add_argument("--quick", action="store_true", help="a small part of the data: to try things, not to judge")
-    p.add_argument("--json", **json_file)
+    json_file(p)
 
     p = command(
         "claims",
         _claims,
         "measure the claims of papers",
-        """Measure the claims of one or more methods (all without SLUG) over data sets and seeds, and judge each
-against the threshold that was set before the first run.
+        """Measure the claims of one or more methods (all without SLUG) over data sets
+and seeds, and judge each against the threshold that was set before the first
+run.
 
-Each finished measurement is stored in the folder at once: the same command goes on after an
-interruption. Claims on data sets that are not here are skipped, and said to be. The exit code is 1
-when a measurement failed or nothing could be measured; a claim that does not hold is a result.""",
+Each finished measurement is stored in the folder at once: the same command
+goes on after an interruption. Claims on data sets that are not here are
+skipped, and said to be. The exit code is 1 when a measurement failed or
+nothing could be measured; a claim that does not hold is a result.""",
         """  refimpl claims noprop
   refimpl claims noprop --data digits --seeds 5 --jobs 2
   refimpl claims --quick""",
@@ -467,16 +507,17 @@ when a measurement failed or nothing could be measured; a claim that does not ho
     p.add_argument("--data", metavar="NAME", help="only on this data set")
     p.add_argument("--out", type=Path, default=Path("runs/claims"), metavar="DIR", help="default: runs/claims")
     p.add_argument("--quick", action="store_true", help="small measurements: most cannot decide then")
-    p.add_argument("--json", **json_file)
+    json_file(p)
 
     p = command(
         "bench",
         _bench,
         "race NumPy, C and PyTorch",
-        """Race the bodies of operations, or one training step of methods: NumPy, C core and, with --against
-torch, PyTorch, in one process, in turns, on the same arrays and threads. Results are
-compared before anything is timed. Limits (copy bandwidth, best matrix product) are measured in
-the same run; "limit" is the fraction that the C core reaches of what they allow.""",
+        """Race the bodies of operations, or one training step of methods: NumPy, C core
+and, with --against torch, PyTorch, in one process, in turns, on the same
+arrays and threads. Results are compared before anything is timed. Limits (copy
+bandwidth, best matrix product) are measured in the same run; "limit" is the
+share of what they allow that the C core reaches.""",
         """  refimpl bench ops
   refimpl bench ops matmul softmax --against torch
   refimpl bench ops --json bench.json --plot roofline.png
@@ -484,16 +525,16 @@ the same run; "limit" is the fraction that the C core reaches of what they allow
     )
     p.add_argument("what", nargs="*", metavar="ops|methods NAME", help="what to race (default: all of both)")
     p.add_argument("--against", choices=("torch",), help="race PyTorch too, where it is installed")
-    p.add_argument("--threads", **threads)
-    p.add_argument("--json", **json_file)
+    threads(p)
+    json_file(p)
     p.add_argument("--plot", type=Path, metavar="FILE", help="draw the roofline chart into FILE (.png)")
 
     p = command(
         "doctor",
         _doctor,
         "what this machine has",
-        "Look at Python, NumPy, the C core, threads, BLAS, OpenCL, data sets and packages, and say\n"
-        "what to do about each problem.",
+        "Look at Python, NumPy, the C core, threads, BLAS, OpenCL, data sets and\n"
+        "packages, and say what to do about each problem.",
         "  refimpl doctor\n  refimpl doctor --json",
     )
     p.add_argument("--json", action="store_true", help="as JSON")
@@ -502,10 +543,13 @@ the same run; "limit" is the fraction that the C core reaches of what they allow
         "data",
         _data,
         "data sets: list, fetch, verify, path",
-        """Data sets are looked for in $REFIMPL_DATA and in the user's cache. The digits are embedded.
+        """Data sets are looked for in $REFIMPL_DATA and in the user's cache. The digits
+are embedded.
 
-  list    what there is and whether it is here      verify  read the files again, check them
-  fetch   download into the cache                   path    the folder that is used""",
+  list    what there is and whether it is here
+  fetch   download into the cache
+  verify  read the files again and check them
+  path    the folder that is used""",
         """  refimpl data list
   refimpl data fetch mnist
   refimpl data verify

@@ -197,7 +197,8 @@ class Estimator:
         elif features != self.n_features_in_:
             given = f"X has {features} features, but {who} is expecting {self.n_features_in_} features as input"
             raise ValueError(f"{who}: {given}")
-        converted = np.ascontiguousarray(X, dtype=dtype)
+        with np.errstate(over="ignore"):  # reported below
+            converted = np.ascontiguousarray(X, dtype=dtype)
         if not np.isfinite(converted).all():
             raise ValueError(f"{who}: Input X contains infinity or a value too large for {np.dtype(dtype)}")
         return converted
@@ -256,7 +257,8 @@ def _warn_column(who: str) -> None:
         from sklearn.exceptions import DataConversionWarning
 
         category = DataConversionWarning
-    warnings.warn(f"{who}: A column-vector y was passed when a 1d array was expected", category, stacklevel=4)
+    message = f"A column-vector y was passed when a 1d array was expected: {who} takes it as y.ravel()"
+    warnings.warn(message, category, stacklevel=4)
 
 
 class Classifier(Estimator):

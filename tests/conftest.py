@@ -2,6 +2,9 @@
 
 import os
 
+# Test processes share the cores: OpenMP threads that wait should sleep, not spin. Read when the C core is loaded.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
 from hypothesis import settings
 
 settings.register_profile("fast", max_examples=25, deadline=None, print_blob=True)

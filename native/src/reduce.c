@@ -38,8 +38,8 @@ NOINLINE double sum_run(const real *x, i64 n) {
     return sum;
 }
 
-/* sums of `width` columns over n rows, `stride` apart */
-NOINLINE void sum_columns(const real *x, i64 n, i64 stride, i64 width, double *sum) {
+/* sum (width, at most WIDTH) = sums of the columns of n rows, `stride` apart */
+static void add_rows(const real *x, i64 n, i64 stride, i64 width, double *sum) {
     for (i64 q = 0; q < width; q++) sum[q] = 0;
     for (i64 r0 = 0; r0 < n; r0 += RUN) {
         i64 r1 = least(n, r0 + RUN);
@@ -56,6 +56,23 @@ NOINLINE void sum_columns(const real *x, i64 n, i64 stride, i64 width, double *s
             }
         }
         for (i64 q = 0; q < width; q++) sum[q] += s[q];
+    }
+}
+
+/* The same; where rows are short and consecutive, several of them are taken as one long row. */
+NOINLINE void sum_columns(const real *x, i64 n, i64 stride, i64 width, double *sum) {
+    i64 together = stride == width ? WIDTH / width : 1;
+    if (together == 1) {
+        add_rows(x, n, stride, width, sum);
+        return;
+    }
+    double wide[WIDTH], rest[WIDTH];
+    i64 whole = n / together * together;
+    add_rows(x, n / together, together * width, together * width, wide);
+    add_rows(x + whole * width, n - whole, width, width, rest);
+    for (i64 q = 0; q < width; q++) {
+        sum[q] = rest[q];
+        for (i64 r = 0; r < together; r++) sum[q] += wide[r * width + q];
     }
 }
 
@@ -202,25 +219,61 @@ int RI(reduce_mean_backward)(const real *dy, i64 outer, i64 n, i64 inner, real *
 
 /* ------------------------------------------------------------------------------------------------ maxima */
 
-/* The first maximum of n consecutive numbers; a NaN is larger than all. Blocks are compared by their maxima, and only a
- * block that holds a new one is searched. */
+/* The largest of n consecutive numbers (NaN skipped unless it is the first); *nan: whether there is one. */
+static real largest(const real *x, i64 n, int *nan) {
+    real most[LANES];
+    ri_uint bad[LANES] = {0};
+    i64 whole = n / LANES * LANES;
+    for (i64 q = 0; q < LANES; q++) most[q] = x[0];
+    for (i64 i = 0; i < whole; i += LANES) {
+#pragma omp simd
+        for (i64 q = 0; q < LANES; q++) {
+            real v = x[i + q];
+            most[q] = v > most[q] ? v : most[q];
+            bad[q] |= (ri_uint)(v != v);
+        }
+    }
+    for (i64 i = whole; i < n; i++) {
+        most[0] = x[i] > most[0] ? x[i] : most[0];
+        bad[0] |= (ri_uint)(x[i] != x[i]);
+    }
+    for (i64 half = LANES / 2; half > 0; half /= 2) {
+        for (i64 q = 0; q < half; q++) {
+            most[q] = most[q + half] > most[q] ? most[q + half] : most[q];
+            bad[q] |= bad[q + half];
+        }
+    }
+    *nan = bad[0] != 0;
+    return most[0];
+}
+
+/* Where the first number equal to `value` stands, or the first NaN; there is one among the n. */
+static i64 first(const real *x, i64 n, real value, int nan) {
+    i64 i = 0;
+    if (nan) {
+        while (i < n - 1 && x[i] == x[i]) i++;
+        return i;
+    }
+    for (; i + LANES < n; i += LANES) {
+        ri_uint found = 0;
+#pragma omp simd reduction(| : found)
+        for (i64 q = 0; q < LANES; q++) found |= (ri_uint)(x[i + q] == value);
+        if (found) break;
+    }
+    while (i < n - 1 && x[i] != value) i++;
+    return i;
+}
+
+/* The first maximum of n consecutive numbers; a NaN is larger than all. Only a chunk with a new maximum is searched. */
 static void max_run(const real *x, i64 n, real *y, i64 *index) {
     real best = x[0];
     i64 at = 0;
     for (i64 lo = 0; lo < n && best == best; lo += CHUNK) {
-        i64 hi = least(n, lo + CHUNK);
-        real most = x[lo];
-        int nan = 0;
-#pragma omp simd reduction(max : most) reduction(| : nan)
-        for (i64 i = lo; i < hi; i++) {
-            most = x[i] > most ? x[i] : most;
-            nan |= x[i] != x[i];
-        }
+        int nan;
+        real most = largest(x + lo, least(CHUNK, n - lo), &nan);
         if (nan || most > best) {
-            i64 i = lo;
-            while (i < hi - 1 && (nan ? x[i] == x[i] : x[i] != most)) i++;
-            at = i;
-            best = x[i];
+            at = lo + first(x + lo, least(CHUNK, n - lo), most, nan);
+            best = x[at];
         }
     }
     *y = best;

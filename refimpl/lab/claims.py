@@ -27,7 +27,7 @@ from refimpl.backends import backend, get_backend, get_num_threads
 from refimpl.data import DataNotFound
 from refimpl.lab import files
 from refimpl.lab.errors import RunError, UsageError
-from refimpl.lab.machine import core, machine
+from refimpl.lab.machine import core, machine, need
 from refimpl.lab.pool import Here
 from refimpl.lab.progress import Bar
 from refimpl.lab.text import duration, paragraph
@@ -134,6 +134,8 @@ def run(
     `executor` gets at most `at_once` measurements at a time (None: this process does them); `threads` is how many each
     of its workers uses, for the report. Measurements already in `out` are not repeated.
     """
+    if any(p.claim.draw for p in parts):
+        need("matplotlib")
     files.make_folder(out)
     with files.lock(out):
         jobs = [
@@ -168,7 +170,8 @@ def _all(
     jobs: Sequence[Job], executor: concurrent.futures.Executor, at_once: int, bar: Bar
 ) -> Iterable[tuple[Job, dict[str, Any]]]:
     """Results as they come; the executor never holds more than `at_once` jobs, so stopping loses little."""
-    waiting, running, count = list(reversed(jobs)), {}, 0
+    waiting, count = list(reversed(jobs)), 0
+    running: dict[concurrent.futures.Future, Job] = {}
     done_before = bar.position
     while waiting or running:
         while waiting and len(running) < at_once:
@@ -179,12 +182,13 @@ def _all(
                 at = done_before + count
 
                 def tell(message: str, at: float = at, what: str = what) -> None:
-                    bar.at(at, what, f", {message}")
+                    bar.at(at, what, message)
 
                 running[executor.submit(measure, job, tell)] = job
             else:
                 running[executor.submit(measure, job)] = job
-        finished, _ = concurrent.futures.wait(running, return_when=concurrent.futures.FIRST_COMPLETED)
+        finished, _ = concurrent.futures.wait(running, 1.0, concurrent.futures.FIRST_COMPLETED)
+        bar.tick()
         for future in finished:
             job = running.pop(future)
             try:
@@ -279,7 +283,7 @@ def report(reports: Sequence[Mapping[str, Any]], out: Path) -> str:
             lines.append(paragraph(e["sentence"], "    "))
             lines.append(paragraph(e["threshold"], "      ", "    threshold: "))
             if e["note"]:
-                lines.append(paragraph(e["note"], "      ", "    measured: " if e["measured"] else "    "))
+                lines.append(paragraph(e["note"], "      ", "    note: "))
         lines.append("")
     count: dict[str, int] = {}
     for r in reports:

@@ -104,7 +104,8 @@ def examine() -> dict[str, Any]:
 def _blas() -> dict[str, Any]:
     """NumPy's BLAS as it was built, and, where threadpoolctl is installed, how many threads it uses."""
     try:
-        built = np.show_config(mode="dicts")["Build Dependencies"]["blas"]  # type: ignore[call-overload,index]
+        config: Any = np.show_config(mode="dicts")
+        built = config["Build Dependencies"]["blas"]
         found = {"name": built.get("name"), "version": built.get("version"), "threads": None}
     except (KeyError, TypeError):
         found = {"name": None, "version": None, "threads": None}

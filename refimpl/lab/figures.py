@@ -43,3 +43,46 @@ def learning(figure: Any, results: Sequence[Mapping[str, Any]]) -> None:
     style.percent_axis(right.xaxis)
     for place, r in zip(places, results):
         right.text(0.02, place, f"{100 * r['test_accuracy']:.1f} %", va="center", color=style.PAPER)
+
+
+def roofline(figure: Any, rows: Sequence[Mapping[str, Any]], outcome: Mapping[str, Any]) -> None:
+    """What each body reaches: under the roof of bandwidth and compute, and as a share of its own limit.
+
+    The roof on the left is for working sets that no cache holds; a limit on the right is that of its working set.
+    """
+    import numpy as np
+
+    limits, threads = outcome["limits"], outcome["threads"]
+    peak, bandwidth = limits["gflops"], limits["copy_gbps"]
+    roof, share = figure.subplots(1, 2, width_ratios=(5, 4))
+    intensity = [r["flops"] / r["bytes"] for r in rows]
+    x = np.geomspace(min(intensity) / 2, max(intensity) * 2, 200)
+    roof.plot(x, np.minimum(peak, bandwidth * x), color=style.INK, linewidth=1.2)
+    racers = (("numpy", "NumPy", style.MUTED, "s"), ("native", "C core", style.colour(0), "o"))
+    places = range(len(rows))
+    for key, label, colour, marker in (*racers, ("torch", "PyTorch", style.colour(1), "^")):
+        seconds = [r[f"{key}_s"] for r in rows]
+        rate = [r["flops"] / t / 1e9 if t else np.nan for r, t in zip(rows, seconds)]
+        limit = [
+            r["limit_fraction"] * (r["native_s"] or r["numpy_s"]) / t if t else np.nan for r, t in zip(rows, seconds)
+        ]
+        if any(seconds):
+            roof.plot(intensity, rate, marker, color=colour, label=label, alpha=0.8, markersize=4)
+            share.plot(limit, places, marker, color=colour, alpha=0.8)
+    for i, (r, at) in enumerate(zip(rows, intensity)):
+        rate = r["flops"] / (r["native_s"] or r["numpy_s"]) / 1e9
+        note = {"xytext": (4, -2), "textcoords": "offset points", "fontsize": 7, "color": style.INK}
+        roof.annotate(str(i + 1), (at, rate), **note)
+    many = f"{threads} thread{'s' * (threads != 1)}"
+    roof.set(
+        xscale="log",
+        yscale="log",
+        xlabel=f"nominal operations a byte      (roof: {peak:.0f} GFLOP/s, copy {bandwidth:.0f} GB/s)",
+        ylabel="GFLOP/s",
+        title=f"{outcome['machine']['cpu']}, {many}, float32",
+    )
+    roof.legend(loc="lower right")
+    share.set_yticks(places, [f"{r['name']} {r['shape']}  {i + 1}" for i, r in enumerate(rows)], fontsize=7.5)
+    share.invert_yaxis()
+    share.axvline(1, color=style.INK, linewidth=1.2)
+    share.set(xscale="log", xlabel="share of the limit (1: as fast as the machine allows)", title="by operation")

@@ -14,8 +14,9 @@ from typing import Any
 
 from refimpl._version import __version__
 from refimpl.backends import get_num_threads, native, set_num_threads
+from refimpl.lab.errors import RunError
 
-__all__ = ["core", "cores", "cpu", "describe", "limited_threads", "machine", "package_version", "versions"]
+__all__ = ["core", "cores", "cpu", "describe", "limited_threads", "machine", "need", "package_version", "versions"]
 
 
 def cores() -> int:
@@ -61,6 +62,13 @@ def package_version(name: str) -> str | None:
         return importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
         return None
+
+
+def need(*packages: str) -> None:
+    """Raise RunError for packages that are not installed: before any work, not after it."""
+    missing = [name for name in packages if package_version(name) is None]
+    if missing:
+        raise RunError(f"{' and '.join(missing)} not installed: pip install {' '.join(missing)}")
 
 
 def versions() -> dict[str, str]:

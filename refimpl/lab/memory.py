@@ -55,13 +55,17 @@ class Peak:
 
     def __init__(self) -> None:
         _give_back()
+        self.forget()
+        now = _linux("VmRSS")
+        self._start = _high_water() if now is None else now
+
+    def forget(self) -> None:
+        """Let what happened up to now not count (storing a checkpoint, say); the start stays the start. Linux only."""
         try:
             with open(_RESET, "w") as file:
                 file.write("5")  # proc(5): reset the peak resident set size
         except OSError:
             pass
-        now = _linux("VmRSS")
-        self._start = _high_water() if now is None else now
 
     def bytes(self) -> int | None:
         """Peak since the start, over the size at the start; None where the system does not tell."""

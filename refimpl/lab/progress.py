@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from typing import Any
 
 __all__ = ["Bar", "say"]
@@ -18,7 +19,7 @@ class Bar:
 
     def __init__(self, total: float, done: float = 0.0, show: bool = True):
         self._bar: Any = None
-        self._at, self._show = done, show
+        self._at, self._show, self._shown = done, show, 0.0
         if show and sys.stderr is not None and sys.stderr.isatty():
             try:
                 from tqdm import tqdm
@@ -35,18 +36,34 @@ class Bar:
                 file=sys.stderr,
             )
 
-    def at(self, position: float, what: str = "", note: str = "") -> None:
-        """Move to `position`, say what is being done, and a short note behind the bar."""
+    def at(self, position: float, what: str | None = None, note: str = "") -> None:
+        """Move to `position`, say what is being done (None: as before), and a short note behind the bar."""
         position = max(position, self._at)
         if self._bar is None:
             self._at = position
             return
-        self._bar.set_description_str(what, refresh=False)
+        news = what is not None and what != self._bar.desc
+        if news:
+            self._bar.set_description_str(what, refresh=False)
         self._bar.set_postfix_str(note, refresh=False)
         # never past the end: sums of fractions may exceed it by a rounding
         position = min(position, self._bar.total)
         self._bar.update(position - self._at)
         self._at = position
+        if news or time.monotonic() - self._shown > 0.1:  # at once: the next part of the work may take long
+            self.tick()
+
+    def tick(self) -> None:
+        """Show the time that has passed."""
+        if self._bar is not None:
+            self._bar.refresh()
+            self._shown = time.monotonic()
+
+    def skip_to(self, position: float, what: str | None = None) -> None:
+        """What lies before `position` was done earlier: it does not enter the estimate of the time left."""
+        if self._bar is not None:
+            self._bar.initial += max(0.0, position - self._at)
+        self.at(position, what)
 
     @property
     def position(self) -> float:

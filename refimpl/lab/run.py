@@ -10,6 +10,10 @@ A run is a folder:
 A checkpoint holds all that its contender needs: parameters, optimiser, random streams, seconds and memory so far, and
 the result when it is done. Whatever kills the process, `resume` goes on from there to the same bits: it refuses to go
 on where something the bits depend on has changed.
+
+What a method's `experiment(data, seed, settings)` gets: the data set (a stratified part of it with --quick), the seed,
+and a dictionary with what was given by --set (lists and tuples as tuples), and "quick": True with --quick. It raises
+ValueError for a setting that it does not know.
 """
 
 from __future__ import annotations
@@ -29,9 +33,9 @@ from refimpl import data as datasets
 from refimpl import methods
 from refimpl.backends import BACKENDS, available_backends, backend, get_num_threads, native
 from refimpl.data import Dataset
-from refimpl.lab import checkpoint, files
+from refimpl.lab import checkpoint, figures, files
 from refimpl.lab.errors import Interrupted, RunError, UsageError, WriteError
-from refimpl.lab.machine import core, limited_threads, machine, versions
+from refimpl.lab.machine import core, limited_threads, machine, need, versions
 from refimpl.lab.memory import Peak
 from refimpl.lab.progress import Bar
 from refimpl.lab.signals import Stop
@@ -76,10 +80,10 @@ def fresh_folder(config: Config, parent: Path = Path("runs")) -> Path:
     raise RunError(f"{parent}: a million runs are enough")
 
 
-def start(config: Config, folder: Path | None = None, every: float = CHECKPOINT_SECONDS, show: bool = True) -> dict:
+def start(config: Config, folder: Path | None = None, every: float | None = None, show: bool = True) -> dict:
     """Run an experiment in a new or empty folder (default: one of its own under runs/); returns the result.
 
-    A checkpoint is stored every `every` seconds at the end of a unit. Raises UsageError, RunError, DataError, or
+    A checkpoint is stored every `every` (10) seconds, at the end of a unit. Raises UsageError, RunError, DataError, or
     Interrupted after a signal.
     """
     data, make = _prepare(config)
@@ -99,9 +103,7 @@ def start(config: Config, folder: Path | None = None, every: float = CHECKPOINT_
         return _train(config, stored, data, make, folder, every, show)
 
 
-def resume(
-    folder: Path, given: Mapping[str, Any] | None = None, every: float = CHECKPOINT_SECONDS, show: bool = True
-) -> dict:
+def resume(folder: Path, given: Mapping[str, Any] | None = None, every: float | None = None, show: bool = True) -> dict:
     """Go on with the run in `folder`. `given` holds what the user asked for explicitly; it must be as in the run.
 
     Raises RunError that names every difference (options, version, processor, data, ...) in place of other bits.
@@ -178,6 +180,7 @@ def _now() -> str:
 
 def _prepare(config: Config) -> tuple[Dataset, Callable[[], Experiment]]:
     """The data, and a function that makes the experiment with fresh learners."""
+    need("safetensors", "matplotlib")
     for name in config.backends:
         if name not in BACKENDS:
             raise UsageError(f"no backend named {name!r}, expected one of {', '.join(BACKENDS)}")
@@ -219,10 +222,11 @@ def _train(
     data: Dataset,
     make: Callable[[], Experiment],
     folder: Path,
-    every: float,
+    every: float | None,
     show: bool,
 ) -> dict[str, Any]:
     again = f"refimpl run {config.slug} --resume {shlex.quote(str(folder))}"
+    every = CHECKPOINT_SECONDS if every is None else every
     files.make_folder(folder / "checkpoints")
     rows: list[dict[str, Any]] = []
     fitted: list[dict[str, Any]] = []
@@ -246,27 +250,28 @@ def _train(
                         rows.append(result)
                         history = list(contender.learner.history_)
                         fitted.append({**result, "learner": contender.learner, "history": history})
+        outcome = {
+            **stored,
+            "title": data.title,
+            "n_train": len(experiment.data.x_train),
+            "n_test": len(experiment.data.x_test),
+            "finished": _now(),
+            "results": rows,
+            "folder": str(folder),
+            "figure": None,
+        }
+        _store(folder, outcome)
+        draw = experiment.draw or figures.learning
+        files.write(folder / "figure.png", figures.png(lambda figure: draw(figure, fitted)))
+        outcome["figure"] = str(folder / "figure.png")
+        _store(folder, outcome)
+        return outcome
     except WriteError as error:
         raise WriteError(f"{error}. To go on: {again}") from error
     except KeyboardInterrupt:
         raise Interrupted(f"stopped. To go on from the last checkpoint: {again}", 2) from None
     except Interrupted as error:
         raise Interrupted(f"{error}. To go on: {again}", error.code - 128) from None
-    outcome = {
-        **stored,
-        "title": data.title,
-        "n_train": len(experiment.data.x_train),
-        "n_test": len(experiment.data.x_test),
-        "finished": _now(),
-        "results": rows,
-        "folder": str(folder),
-        "figure": None,
-    }
-    _store(folder, outcome)
-    if _draw(experiment, fitted, outcome, folder):
-        outcome["figure"] = str(folder / "figure.png")
-        _store(folder, outcome)
-    return outcome
 
 
 def _store(folder: Path, outcome: Mapping[str, Any]) -> None:
@@ -274,15 +279,6 @@ def _store(folder: Path, outcome: Mapping[str, Any]) -> None:
     content = {k: v for k, v in outcome.items() if k != "folder"}
     content["figure"] = content["figure"] and "figure.png"
     files.write_json(folder / "result.json", content)
-
-
-def _draw(experiment: Experiment, fitted: list[dict[str, Any]], outcome: Mapping[str, Any], folder: Path) -> bool:
-    from refimpl.lab import figures
-
-    draw = experiment.draw or figures.learning
-    png = figures.png(lambda figure: draw(figure, fitted))
-    files.write(folder / "figure.png", png)
-    return True
 
 
 @dataclass
@@ -300,7 +296,8 @@ class _Job:
     stop: Stop
 
     def run(self) -> dict[str, Any]:
-        contender, learner, data = self.contender, self.contender.learner, self.data
+        contender, data = self.contender, self.data
+        learner: Any = contender.learner  # that it has a `score` is part of the contract of classifiers and regressors
         path = self.folder / "checkpoints" / f"{self.backend}-{self.index:02d}.safetensors"
         peak, clock = Peak(), time.perf_counter
         began = clock()
@@ -323,9 +320,10 @@ class _Job:
             seconds, most = meta["seconds"], meta["peak_bytes"] or 0
             if meta["result"] is not None:
                 learner.finish()
+                self.bar.skip_to(self.position + 1, contender.name)
                 return meta["result"]
         self._mend_metrics(learner)
-        self.bar.at(self.position + learner.progress_ / max(1, learner.total_), contender.name)
+        self.bar.skip_to(self.position + learner.progress_ / max(1, learner.total_), contender.name)
         stored = clock()
 
         def state(result: dict[str, Any] | None) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
@@ -340,9 +338,10 @@ class _Job:
             most = max(most, peak.bytes() or 0)
             self._append_metrics(learner.progress_ - 1, learner.total_, seconds, metrics)
             note = ", ".join(f"{k} {v:.3g}" for k, v in list(metrics.items())[:1])
-            self.bar.at(self.position + learner.progress_ / learner.total_, contender.name, f", {note}" if note else "")
+            self.bar.at(self.position + learner.progress_ / learner.total_, contender.name, note)
             if self.stop.signal or clock() - stored >= self.every:
                 checkpoint.save(path, *state(None))
+                peak.forget()
                 stored = clock()
             if self.stop.signal:
                 where = f"unit {learner.progress_} of {learner.total_} of {contender.name}"
@@ -351,17 +350,18 @@ class _Job:
         began = clock()
         learner.finish()
         seconds += clock() - began
+        accuracy = float(learner.score(data.x_test, data.y_test))
         result = {
             "name": contender.name,
             "role": contender.role,
             "backend": self.backend,
-            "test_accuracy": float(learner.score(data.x_test, data.y_test)),
+            "test_accuracy": accuracy,
             "seconds": seconds,
             "peak_bytes": most or peak.bytes(),
             "units": learner.total_,
         }
         checkpoint.save(path, arrays, {**meta, "seconds": seconds, "result": result})
-        self.bar.finished(f"{contender.name}: {percent(result['test_accuracy'])} in {duration(seconds)}")
+        self.bar.finished(f"{contender.name}: {percent(accuracy)} in {duration(seconds)}")
         return result
 
     def _line(self, unit: int, metrics: Mapping[str, float]) -> dict[str, Any]:
@@ -377,7 +377,7 @@ class _Job:
         lines = files.read_lines(path)
         mine = {e.get("unit"): e for e in lines if self._is_mine(e)}
         right = [mine.get(i, self._line(i, m)) for i, m in enumerate(learner.history_)]
-        if len(mine) != len(right) or sorted(mine) != list(range(len(right))):
+        if list(mine.values()) != right:
             files.write_lines(path, [e for e in lines if not self._is_mine(e)] + right)
 
     def _is_mine(self, entry: Mapping[str, Any]) -> bool:

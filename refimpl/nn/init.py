@@ -1,4 +1,4 @@
-"""Initialisers: functions of (rng, shape) that return the first values of a parameter.
+"""Initialisers: callables of (rng, shape) that return the first values of a parameter. They compare and pickle.
 
 Fans are given by the layer, which knows which axes are inputs; `gain` is sqrt(2) for ReLU networks and 1 for linear
 ones.
@@ -7,6 +7,7 @@ ones.
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -27,34 +28,53 @@ __all__ = [
 ]
 
 
-def constant(value: float) -> Init:
+@dataclass(frozen=True)
+class constant:
     """Every entry is `value`."""
-    return lambda rng, shape: np.full(shape, value)
+
+    value: float
+
+    def __call__(self, rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
+        return np.full(shape, self.value)
 
 
 zeros, ones = constant(0.0), constant(1.0)
 
 
-def normal(std: float, mean: float = 0.0) -> Init:
+@dataclass(frozen=True)
+class normal:
     """N(mean, std^2)."""
-    return lambda rng, shape: mean + std * rng.standard_normal(shape)
+
+    std: float
+    mean: float = 0.0
+
+    def __call__(self, rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
+        return self.mean + self.std * rng.standard_normal(shape)
 
 
-def truncated_normal(std: float, mean: float = 0.0, cut: float = 2.0) -> Init:
+@dataclass(frozen=True)
+class truncated_normal:
     """N(mean, std^2), redrawn outside `cut` standard deviations."""
 
-    def draw(rng, shape):
+    std: float
+    mean: float = 0.0
+    cut: float = 2.0
+
+    def __call__(self, rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
         z = rng.standard_normal(shape)
-        while (out := np.abs(z) > cut).any():
+        while (out := np.abs(z) > self.cut).any():
             z[out] = rng.standard_normal(int(out.sum()))
-        return mean + std * z
-
-    return draw
+        return self.mean + self.std * z
 
 
-def uniform(limit: float) -> Init:
+@dataclass(frozen=True)
+class uniform:
     """U(-limit, limit)."""
-    return lambda rng, shape: rng.uniform(-limit, limit, shape)
+
+    limit: float
+
+    def __call__(self, rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
+        return rng.uniform(-self.limit, self.limit, shape)
 
 
 def xavier_uniform(fan_in: int, fan_out: int, gain: float = 1.0) -> Init:
@@ -77,18 +97,19 @@ def kaiming_normal(fan_in: int, gain: float = math.sqrt(2.0)) -> Init:
     return normal(gain / math.sqrt(max(1, fan_in)))
 
 
-def orthogonal(gain: float = 1.0) -> Init:
+@dataclass(frozen=True)
+class orthogonal:
     """`gain` times a matrix with orthonormal rows or columns (whichever are fewer), uniformly drawn.
 
     Axes behind the first are taken together. Saxe, McClelland and Ganguli, 2014.
     """
 
-    def draw(rng, shape):
+    gain: float = 1.0
+
+    def __call__(self, rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
         rows = shape[0] if shape else 1
         columns = math.prod(shape[1:])
         a = rng.standard_normal((max(rows, columns), min(rows, columns)))
         q, r = np.linalg.qr(a)
         q *= np.where(np.diag(r) < 0, -1.0, 1.0)  # makes the distribution uniform
-        return gain * (q if rows >= columns else q.T).reshape(shape)
-
-    return draw
+        return self.gain * (q if rows >= columns else q.T).reshape(shape)

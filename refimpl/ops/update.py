@@ -1,9 +1,11 @@
-"""Steps over flat vectors: optimisers, moving averages, fused vector sums. C mirror: native/src/update.c.
+"""Steps over flat vectors: optimisers, moving averages, linear combinations, norms. C mirror: native/src/update.c.
 
-The optimiser steps write in place and return None: `param` and the optimiser's memory must be C-contiguous and writable
-(the vector `params.flat` is). All arrays of a call have one shape and one dtype, float32 or float64; hyper-parameters
-are Python numbers. Errors: TypeError for dtypes, ValueError for shapes, read-only or strided arrays and numbers out of
-range.
+Every function takes arrays of one shape (any number of axes) and one dtype, float32 or float64. Functions that change
+an array work in place, return None, and their written arrays must be C-contiguous and writable: so params.flat and its
+windows see the same numbers. Numbers (lr, decay, ...) are Python floats; what is computed from numbers alone (1 - beta,
+bias corrections) is computed in double precision and rounded once to the arrays' dtype. Errors: TypeError for another
+dtype or mixed dtypes, ValueError for shapes that differ, for numbers outside their range, and for written arrays that
+share memory with each other.
 """
 
 from __future__ import annotations
@@ -29,28 +31,114 @@ __all__ = [
 ]
 
 
-def _vectors(op: str, grad: np.ndarray, names: str, *written: np.ndarray | None) -> None:
-    """`grad` is a float array, and every written one (None is skipped) is a writable array like it."""
-    _check.floats(op, "grad", grad)
-    for name, a in zip(names.split(), written):
-        if a is not None:
-            _check.writable(op, name, a, grad.shape, grad.dtype)
+def _written(op: str, names: str, *arrays: np.ndarray) -> None:
+    """The arrays to write: one shape, one dtype, C-contiguous, writable, none sharing memory with another."""
+    _check.floats(op, names, *arrays)
+    first = arrays[0]
+    for i, a in enumerate(arrays):
+        if a.shape != first.shape or not (a.flags.c_contiguous and a.flags.writeable):
+            _check.writable(op, names.split()[i], a, first.shape, first.dtype)
+        for j in range(i):
+            if np.may_share_memory(a, arrays[j]):  # exact for contiguous arrays
+                name, other = names.split()[i], names.split()[j]
+                raise ValueError(f"{op}: {name} and {other} share memory, but both are written")
 
 
-def _needs_velocity(op: str, momentum: float, velocity: np.ndarray | None) -> None:
-    _check.at_least(op, "momentum", momentum, 0)
-    if momentum and velocity is None:
-        raise ValueError(f"{op}: momentum is {momentum}, but velocity is None, expected an array")
+def _read(op: str, name: str, a: np.ndarray, first: str, *written: np.ndarray) -> np.ndarray:
+    """An array to read beside the written ones: of their shape and dtype; a copy where it overlaps one of them."""
+    target = written[0]
+    _check.floats(op, f"{first} {name}", target, a)
+    if a.shape != target.shape:
+        _check.shape(op, name, a, target.shape)
+    for w in written:
+        if a is not w and np.may_share_memory(a, w):
+            return a.copy()
+    return a
 
 
-def _decay(param, grad, lr, weight_decay, decoupled):
-    """The gradient with weight decay: coupled, g + wd p; decoupled, p -= lr wd p in place and g unchanged."""
-    if not weight_decay:
-        return grad
-    if decoupled:
-        param *= 1 - lr * weight_decay
-        return grad
-    return grad + weight_decay * param
+def _fraction(op: str, name: str, value: float) -> None:
+    """A number in [0, 1), such as the decay of a moving average. Raises ValueError."""
+    if not 0 <= value < 1:
+        raise ValueError(f"{op}: {name} is {value}, expected a number in [0, 1)")
+
+
+def _check_sgd(param, grad, velocity, momentum):
+    op = "sgd_update"
+    if velocity is None:
+        if momentum != 0:
+            raise ValueError(f"{op}: momentum is {momentum}, but velocity is None, expected an array of param's shape")
+        _written(op, "param", param)
+        return _read(op, "grad", grad, "param", param)
+    _written(op, "param velocity", param, velocity)
+    return _read(op, "grad", grad, "param", param, velocity)
+
+
+def _check_adam(param, grad, m, v, step, beta1, beta2, eps):
+    op = "adam_update"
+    _written(op, "param m v", param, m, v)
+    if not isinstance(step, (int, np.integer)):
+        raise TypeError(f"{op}: step is a {type(step).__name__}, expected a whole number")
+    if step < 1:
+        raise ValueError(f"{op}: step is {step}, expected at least 1: the first step is number 1")
+    _fraction(op, "beta1", beta1)
+    _fraction(op, "beta2", beta2)
+    _check.at_least(op, "eps", eps, 0.0)
+    return _read(op, "grad", grad, "param", param, m, v)
+
+
+def _check_rmsprop(param, grad, v, velocity, alpha, eps, momentum):
+    op = "rmsprop_update"
+    if velocity is None and momentum != 0:
+        raise ValueError(f"{op}: momentum is {momentum}, but velocity is None, expected an array of param's shape")
+    _fraction(op, "alpha", alpha)
+    _check.at_least(op, "eps", eps, 0.0)
+    if velocity is None:
+        _written(op, "param v", param, v)
+        return _read(op, "grad", grad, "param", param, v)
+    _written(op, "param v velocity", param, v, velocity)
+    return _read(op, "grad", grad, "param", param, v, velocity)
+
+
+def _check_ema(average, value, decay):
+    op = "ema_update"
+    _written(op, "average", average)
+    if not 0 <= decay <= 1:
+        raise ValueError(f"{op}: decay is {decay}, expected a number in [0, 1]")
+    return _read(op, "value", value, "average", average)
+
+
+def _check_axpy(y, x):
+    _written("axpy", "y", y)
+    return _read("axpy", "x", x, "y", y)
+
+
+def _check_combine(x, y, z, out):
+    op = "fma_combine"
+    if z is None:
+        _check.floats(op, "x y", x, y)
+    else:
+        _check.floats(op, "x y z", x, y, z)
+        _check.shape(op, "z", z, x.shape)
+    _check.shape(op, "y", y, x.shape)
+    if out is not None:
+        _check.writable(op, "out", out, x.shape, x.dtype)
+
+
+def _check_rows(a, x, b, y, out):
+    op = "row_scaled_sum"
+    _check.floats(op, "a x b y", a, x, b, y)
+    if x.ndim == 0:
+        raise ValueError(f"{op}: x has shape (), expected (B, ...)")
+    _check.shape(op, "a", a, x.shape[:1])
+    _check.shape(op, "b", b, x.shape[:1])
+    _check.shape(op, "y", y, x.shape)
+    if out is not None:
+        _check.writable(op, "out", out, x.shape, x.dtype)
+
+
+def _check_dot(x, y):
+    _check.floats("dot", "x y", x, y)
+    _check.shape("dot", "y", y, x.shape)
 
 
 @operation(inplace=("param", "velocity"))
@@ -64,21 +152,26 @@ def sgd_update(
     weight_decay: float = 0.0,
     decoupled: bool = False,
 ) -> None:
-    """g = grad + wd p (or p -= lr wd p when decoupled); v = momentum v + g;
-    p -= lr v, or with Nesterov's momentum p -= lr (g + momentum v).
+    """One step of stochastic gradient descent, with momentum, Nesterov's momentum and weight decay.
 
-    `velocity` may be None when momentum is 0. Source: Sutskever et al., "On the importance of initialization and
-    momentum in deep learning", 2013, in the form that takes the learning rate out of the velocity.
+    g = grad + wd p                 (coupled weight decay: wd is weight_decay)
+    v = mu v + g                    (mu is momentum; velocity None: v = g is not kept, mu must be 0)
+    p = p - lr v                    (nesterov: p - lr (g + mu v))
+
+    Decoupled weight decay leaves g = grad and shrinks p to (1 - lr wd) p before the step. Writes param and velocity.
+
+    Source: Sutskever et al., "On the importance of initialization and momentum in deep learning", 2013, with the
+    velocity in units of the gradient, so that a change of lr acts at once.
     """
-    _vectors("sgd_update", grad, "param velocity", param, velocity)
-    _needs_velocity("sgd_update", momentum, velocity)
-    g = _decay(param, grad, lr, weight_decay, decoupled)
-    if not momentum:
-        param -= lr * g
-        return
-    velocity *= momentum
-    velocity += g
-    param -= lr * (g + momentum * velocity) if nesterov else lr * velocity
+    grad = _check_sgd(param, grad, velocity, momentum)
+    g = grad + param.dtype.type(weight_decay) * param if weight_decay and not decoupled else grad
+    step = g
+    if velocity is not None:
+        velocity[...] = momentum * velocity + g
+        step = g + momentum * velocity if nesterov else velocity
+    if weight_decay and decoupled:
+        param *= 1 - lr * weight_decay
+    param -= param.dtype.type(lr) * step
 
 
 @operation(inplace=("param", "m", "v"))
@@ -95,29 +188,28 @@ def adam_update(
     weight_decay: float = 0.0,
     decoupled: bool = False,
 ) -> None:
-    """m = b1 m + (1 - b1) g; v = b2 v + (1 - b2) g^2;
-    p -= lr (m / (1 - b1^t)) / (sqrt(v / (1 - b2^t)) + eps), t = `step` counted from 1.
+    """One step of Adam, number `step` = 1, 2, ...
 
-    Weight decay is added to g, or with decoupled=True (AdamW) p -= lr wd p comes first. Sources: Kingma and Ba, "Adam",
-    2015, algorithm 1; Loshchilov and Hutter, "Decoupled weight decay regularization", 2019, algorithm 2.
+    g = grad + wd p                                     (coupled weight decay: wd is weight_decay)
+    m = beta1 m + (1 - beta1) g
+    v = beta2 v + (1 - beta2) g^2
+    p = p - lr / (1 - beta1^step)  m / (sqrt(v) / sqrt(1 - beta2^step) + eps)
+
+    Decoupled weight decay (AdamW) leaves g = grad and shrinks p to (1 - lr wd) p before the step. Writes param, m and
+    v.
+
+    Sources: Kingma and Ba, "Adam: a method for stochastic optimization", 2015, algorithm 1; Loshchilov and Hutter,
+    "Decoupled weight decay regularization", 2019, algorithm 2.
     """
-    _vectors("adam_update", grad, "param m v", param, m, v)
-    c1, c2 = _adam_corrections(step, beta1, beta2)
-    g = _decay(param, grad, lr, weight_decay, decoupled)
-    m *= beta1
-    m += (1 - beta1) * g
-    v *= beta2
-    v += (1 - beta2) * (g * g)
-    param -= (lr / c1) * m / (np.sqrt(v) * (1 / math.sqrt(c2)) + eps)
-
-
-def _adam_corrections(step: int, beta1: float, beta2: float) -> tuple[float, float]:
-    """1 - b1^t and 1 - b2^t in double precision."""
-    _check.at_least("adam_update", "step", step, 1)
-    for name, beta in (("beta1", beta1), ("beta2", beta2)):
-        if not 0 <= beta < 1:
-            raise ValueError(f"adam_update: {name} is {beta}, expected 0 <= {name} < 1")
-    return -math.expm1(step * math.log(beta1)) if beta1 else 1.0, -math.expm1(step * math.log(beta2)) if beta2 else 1.0
+    grad = _check_adam(param, grad, m, v, step, beta1, beta2, eps)
+    number = param.dtype.type
+    rate, root = lr / (1 - beta1**step), math.sqrt(1 - beta2**step)
+    g = grad + number(weight_decay) * param if weight_decay and not decoupled else grad
+    m[...] = beta1 * m + number(1 - beta1) * g
+    v[...] = beta2 * v + number(1 - beta2) * (g * g)
+    if weight_decay and decoupled:
+        param *= 1 - lr * weight_decay
+    param -= number(rate) * (m / (np.sqrt(v) * number(1 / root) + number(eps)))
 
 
 @operation(inplace=("param", "v", "velocity"))
@@ -133,62 +225,68 @@ def rmsprop_update(
     weight_decay: float = 0.0,
     decoupled: bool = False,
 ) -> None:
-    """v = alpha v + (1 - alpha) g^2; d = g / (sqrt(v) + eps); b = momentum b + d; p -= lr b.
+    """One step of RMSprop.
 
-    `velocity` (b) may be None when momentum is 0. Source: Tieleman and Hinton, lecture 6e of "Neural networks for
-    machine learning", 2012.
+    g = grad + wd p                         (coupled weight decay: wd is weight_decay)
+    v = alpha v + (1 - alpha) g^2
+    u = g / (sqrt(v) + eps)
+    w = mu w + u                            (w is velocity, mu is momentum; velocity None: w = u, mu must be 0)
+    p = p - lr w
+
+    Decoupled weight decay leaves g = grad and shrinks p to (1 - lr wd) p before the step. Writes param, v and velocity.
+
+    Source: Hinton, Srivastava and Swersky, "Neural networks for machine learning", lecture 6e, 2012.
     """
-    _vectors("rmsprop_update", grad, "param v velocity", param, v, velocity)
-    _needs_velocity("rmsprop_update", momentum, velocity)
-    g = _decay(param, grad, lr, weight_decay, decoupled)
-    v *= alpha
-    v += (1 - alpha) * (g * g)
-    d = g / (np.sqrt(v) + eps)
-    if momentum:
-        velocity *= momentum
-        velocity += d
-        d = velocity
-    param -= lr * d
+    grad = _check_rmsprop(param, grad, v, velocity, alpha, eps, momentum)
+    number = param.dtype.type
+    g = grad + number(weight_decay) * param if weight_decay and not decoupled else grad
+    v[...] = alpha * v + number(1 - alpha) * (g * g)
+    step = g / (np.sqrt(v) + number(eps))
+    if velocity is not None:
+        velocity[...] = momentum * velocity + step
+        step = velocity
+    if weight_decay and decoupled:
+        param *= 1 - lr * weight_decay
+    param -= number(lr) * step
 
 
 @operation(inplace=("average",))
 def ema_update(average: np.ndarray, value: np.ndarray, decay: float) -> None:
-    """average = decay average + (1 - decay) value, in place."""
-    _check.floats("ema_update", "value", value)
-    _check.writable("ema_update", "average", average, value.shape, value.dtype)
-    average *= decay
-    average += (1 - decay) * value
+    """average = decay average + (1 - decay) value, in place: an exponential moving average. decay in [0, 1].
+
+    Source: Polyak and Juditsky, "Acceleration of stochastic approximation by averaging", 1992, in the exponential
+    form.
+    """
+    value = _check_ema(average, value, decay)
+    average[...] = decay * average + value.dtype.type(1 - decay) * value
 
 
 @operation(inplace=("x",))
 def scale_inplace(x: np.ndarray, factor: float) -> None:
     """x = factor x, in place."""
-    _check.floats("scale_inplace", "x", x)
-    _check.writable("scale_inplace", "x", x, x.shape, x.dtype)
-    x *= factor
+    _written("scale_inplace", "x", x)
+    x *= x.dtype.type(factor)
 
 
 @operation(inplace=("y",))
-def axpy(y: np.ndarray, x: np.ndarray, alpha: float = 1.0) -> None:
+def axpy(y: np.ndarray, x: np.ndarray, alpha: float) -> None:
     """y = y + alpha x, in place."""
-    _check.floats("axpy", "x", x)
-    _check.writable("axpy", "y", y, x.shape, x.dtype)
-    y += alpha * x
+    x = _check_axpy(y, x)
+    y += x.dtype.type(alpha) * x
 
 
 @operation
 def sum_of_squares(x: np.ndarray) -> float:
-    """sum_i x_i^2, accumulated in double precision, as a Python float."""
+    """Σ x^2 over all elements, squared and accumulated in double precision."""
     _check.floats("sum_of_squares", "x", x)
-    return float(np.sum(np.square(x, dtype=np.float64)))
+    return float(np.square(x, dtype=np.float64).sum())
 
 
 @operation
 def dot(x: np.ndarray, y: np.ndarray) -> float:
-    """sum_i x_i y_i over arrays of one shape, accumulated in double precision, as a Python float."""
-    _check.floats("dot", "x y", x, y)
-    _check.shape("dot", "y", y, x.shape)
-    return float(np.sum(np.multiply(x, y, dtype=np.float64)))
+    """Σ x y over all elements of two arrays of one shape, multiplied and accumulated in double precision."""
+    _check_dot(x, y)
+    return float(np.multiply(x, y, dtype=np.float64).sum())
 
 
 @operation
@@ -201,43 +299,35 @@ def fma_combine(
     z: np.ndarray | None = None,
     out: np.ndarray | None = None,
 ) -> np.ndarray:
-    """a x + b y (+ c z), element by element: one step of a diffusion chain, or noise mixed into a signal.
+    """a x + b y + c z, element by element: the mixing of data and noise, or one step of a diffusion chain.
 
-    x, y and z have one shape; a, b, c are numbers. z = None leaves its term out.
+    x, y and z have one shape; a, b and c are numbers; without z the last term is absent, whatever c. `out` (C-contiguous) may name
+    the array to write; it may be x, y or z itself.
     """
-    _combine_check("fma_combine", x, y, z, out)
-    result = np.asarray(a * x + b * y)
+    _check_combine(x, y, z, out)
+    number = x.dtype.type
+    result = number(a) * x + number(b) * y
     if z is not None:
-        result = np.asarray(result + c * z)
+        result = result + number(c) * z
     if out is None:
-        return result
+        return np.asarray(result)
     out[...] = result
     return out
 
 
-def _combine_check(op, x, y, z, out):
-    arrays = (x, y) if z is None else (x, y, z)
-    _check.floats(op, "x y z", *arrays)
-    for name, a in zip("yz", arrays[1:]):
-        _check.shape(op, name, a, x.shape)
-    _check.output(op, out, x)
-
-
 @operation
-def row_scaled_sum(a: np.ndarray, x: np.ndarray, b: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """out[i, ...] = a[i] x[i, ...] + b[i] y[i, ...]: mixing with a time of its own for each sample.
+def row_scaled_sum(
+    a: np.ndarray, x: np.ndarray, b: np.ndarray, y: np.ndarray, out: np.ndarray | None = None
+) -> np.ndarray:
+    """out_i = a_i x_i + b_i y_i for each sample i: mixing where every sample has a time of its own.
 
-    x, y (B, ...) of one shape, a, b (B,).
+    Shapes: a and b (B,), x and y (B, ...), the result as x. `out` (C-contiguous) may name the array to write; it may be
+    x or y itself.
     """
-    _row_check("row_scaled_sum", a, x, b, y)
-    column = (-1,) + (1,) * (x.ndim - 1)
-    return a.reshape(column) * x + b.reshape(column) * y
-
-
-def _row_check(op, a, x, b, y):
-    _check.floats(op, "x y a b", x, y, a, b)
-    if x.ndim < 1:
-        raise ValueError(f"{op}: x has shape {x.shape}, expected at least 1 axis")
-    _check.shape(op, "y", y, x.shape)
-    _check.shape(op, "a", a, x.shape[:1])
-    _check.shape(op, "b", b, x.shape[:1])
+    _check_rows(a, x, b, y, out)
+    per_row = (-1,) + (1,) * (x.ndim - 1)
+    result = a.reshape(per_row) * x + b.reshape(per_row) * y
+    if out is None:
+        return result
+    out[...] = result
+    return out

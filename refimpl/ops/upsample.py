@@ -94,10 +94,10 @@ def upsample_bilinear2d_backward(dy: np.ndarray, factor: Numbers) -> np.ndarray:
     H, W, F, G = _backward("upsample_bilinear2d_backward", dy, factor)
     a, b, u, v = _between(W, G, dy.dtype)
     rows = np.zeros((*dy.shape[:3], W), dy.dtype)
-    np.add.at(rows, (..., a), u * dy)
-    np.add.at(rows, (..., b), v * dy)
+    np.add.at(rows, (..., a), u * dy)  # type: ignore[arg-type]
+    np.add.at(rows, (..., b), v * dy)  # type: ignore[arg-type]
     a, b, u, v = _between(H, F, dy.dtype)
     dx = np.zeros((*dy.shape[:2], H, W), dy.dtype)
-    np.add.at(dx, (slice(None), slice(None), a), u[:, None] * rows)
-    np.add.at(dx, (slice(None), slice(None), b), v[:, None] * rows)
+    np.add.at(dx, (slice(None), slice(None), a), u[:, None] * rows)  # type: ignore[arg-type]
+    np.add.at(dx, (slice(None), slice(None), b), v[:, None] * rows)  # type: ignore[arg-type]
     return dx

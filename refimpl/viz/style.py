@@ -29,8 +29,8 @@ def colour(i: int) -> str:
     return PALETTE[i % len(PALETTE)]
 
 
-def _settings() -> dict[str, Any]:
-    from matplotlib import cycler
+def _settings() -> Any:
+    from cycler import cycler  # a part of matplotlib that is a package of its own
 
     return {
         "figure.facecolor": PAPER,

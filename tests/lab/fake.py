@@ -12,22 +12,24 @@ from types import ModuleType
 
 import numpy as np
 
-from refimpl import methods, record
+from refimpl import BackpropClassifier, methods, record
 from refimpl.data import batches
 from refimpl.estimator import Classifier, generator
 from refimpl.nn import Params
 from refimpl.optim import State
 from refimpl.record import Contender, Experiment, Paper, Step
 
+NAME = "refimpl_fake_method"
+MODULES = {"fake": NAME}  # for methods.MODULES
+
 
 class Softmax(Classifier):
-    """Softmax regression by gradient descent with momentum; `pause` seconds a unit, `die` kills at that unit."""
+    """Softmax regression by gradient descent with momentum; `pause` seconds a unit."""
 
-    def __init__(self, lr=0.1, epochs=6, pause=0.0, die=None, random_state=None):
+    def __init__(self, lr=0.1, epochs=6, pause=0.0, random_state=None):
         self.lr = lr
         self.epochs = epochs
         self.pause = pause
-        self.die = die
         self.random_state = random_state
 
     def _begin(self, X, y):
@@ -43,8 +45,6 @@ class Softmax(Classifier):
         self.total_ = self.epochs
 
     def _advance(self, unit):
-        if self.die == unit:
-            os.kill(os.getpid(), signal.SIGKILL)
         time.sleep(self.pause)
         w, state, total = self._params["net"], self._optimizers["net"], 0.0
         for rows in batches(len(self._X), 64, self._rngs["train"]):
@@ -68,14 +68,35 @@ class Softmax(Classifier):
         return self._p(X.reshape(len(X), -1))
 
 
+def _deadly(learner, i):
+    """Kill the process when contender i comes to the unit that FAKE_DIE names."""
+    die = os.environ.get("FAKE_DIE")
+    if die and int(die.split(":")[0]) == i:
+        advance = learner._advance
+
+        def _advance(unit):
+            if unit == int(die.split(":")[1]):
+                os.kill(os.getpid(), signal.SIGKILL)
+            return advance(unit)
+
+        learner._advance = _advance
+
+
 def experiment(data, seed, settings):
-    unknown = set(settings) - {"epochs", "pause", "die", "quick", "lr"}
+    unknown = set(settings) - {"epochs", "pause", "quick", "lr", "real"}
     if unknown:
         raise ValueError(f"fake: no setting {sorted(unknown)[0]!r}, expected one of epochs, lr, pause")
-    options = {k: v for k, v in settings.items() if k not in ("quick", "die")}
-    die = os.environ.get("FAKE_DIE")  # "contender:unit"
-    at = tuple(map(int, die.split(":"))) if die else (None, None)
-    learners = [Softmax(**options, random_state=seed + i, die=at[1] if at[0] == i else None) for i in range(2)]
+    if settings.get("real"):
+        learners = [
+            BackpropClassifier(hidden=(32,), epochs=settings["epochs"], random_state=seed + i) for i in range(2)
+        ]
+        for i, learner in enumerate(learners):
+            _deadly(learner, i)
+        return Experiment([Contender(n, learner) for n, learner in zip(("one", "two"), learners)], data)
+    options = {k: v for k, v in settings.items() if k not in ("quick",)}
+    learners = [Softmax(**options, random_state=seed + i) for i in range(2)]
+    for i, learner in enumerate(learners):
+        _deadly(learner, i)
     return Experiment([Contender("fast", learners[0]), Contender("slow", learners[1], "baseline")], data)
 
 
@@ -91,17 +112,14 @@ def race():
     return [Step("fake step", "16x64 @ 64x32", "float32", make, make_torch, 2.0 * 16 * 64 * 32)]
 
 
-def install():
-    """Make the method known under the slug "fake"."""
-    name = "refimpl_fake_method"
-    if name in sys.modules:
-        methods.MODULES["fake"] = name
+def _install():
+    """The method's module, as if it stood in refimpl/methods, and its claims."""
+    if NAME in sys.modules:
         return
-    module = ModuleType(name)
+    module = ModuleType(NAME)
     module.PAPER = Paper("fake", "local", "A method that is made up", ("A. Nobody",), 2020, "0000.00000", "None.")
     module.experiment, module.race = experiment, race
-    sys.modules[name] = module
-    methods.MODULES["fake"] = name
+    sys.modules[NAME] = module
 
     @record.claim(
         "fake",
@@ -130,9 +148,13 @@ def install():
         return {"values": np.arange(2)}
 
 
-install()
+_install()
+if __name__ in ("__main__", "__mp_main__"):  # the command, and its worker processes
+    methods.MODULES["fake"] = NAME
 
 if __name__ == "__main__":
     from refimpl.cli import main
+    from refimpl.lab import run
 
+    run.CHECKPOINT_SECONDS = float(os.environ.get("FAKE_EVERY", run.CHECKPOINT_SECONDS))
     sys.exit(main())

@@ -1,0 +1,202 @@
+"""The command line as a user meets it: in-process where that is enough, in a process of its own where it is not."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from refimpl import cli, methods
+from tests.lab import fake
+
+COMMANDS = ("list", "info", "run", "claims", "bench", "doctor", "data")
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(autouse=True)
+def one_method(monkeypatch, tmp_path):
+    monkeypatch.setattr(methods, "MODULES", fake.MODULES)
+    monkeypatch.delenv("REFIMPL_DATA", raising=False)
+    monkeypatch.setenv("REFIMPL_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def refimpl(capsys):
+    def call(*arguments):
+        code = cli.main(arguments)
+        out, err = capsys.readouterr()
+        assert "Traceback" not in err
+        return code, out, err
+
+    return call
+
+
+@pytest.mark.parametrize("command", [None, *COMMANDS])
+def test_help_teaches_with_examples(refimpl, command):
+    code, out, err = refimpl(*filter(None, [command]), "--help")
+    assert code == 0 and not err
+    assert "examples:\n  refimpl" in out
+    assert max(map(len, out.splitlines())) <= 80
+    if command:
+        assert f"refimpl {command}" in out.split("examples:")[1]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no processor times of child processes")
+def test_help_is_quick():
+    """Processor time, which other work on the machine stretches less than the clock on the wall."""
+
+    def once():
+        before = os.times()
+        subprocess.run([sys.executable, "-m", "refimpl", "--help"], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+        after = os.times()
+        return after.children_user + after.children_system - before.children_user - before.children_system
+
+    assert min(once() for _ in range(5)) < 0.3
+
+
+def test_help_loads_neither_matplotlib_nor_tqdm_nor_a_method():
+    code = (
+        "import sys; from refimpl import cli; cli.main(['--help']); "
+        "print([m for m in ('matplotlib', 'tqdm', 'safetensors', 'scipy', 'refimpl.methods') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_list_and_info(refimpl):
+    code, out, _ = refimpl("list")
+    assert code == 0 and "fake  local" in out
+    assert json.loads(refimpl("list", "--json")[1])[0]["slug"] == "fake"
+    code, out, _ = refimpl("info", "fake")
+    assert code == 0 and "It learns." in out and "refimpl run fake" in out
+    assert [c["id"] for c in json.loads(refimpl("info", "fake", "--json")[1])["claims"]] == ["learns", "false"]
+
+
+def test_run_and_resume(refimpl, tmp_path):
+    code, out, _ = refimpl("run", "fake", "--quick", "--set", "epochs=2", "--out", "r", "--json", "r.json")
+    assert code == 0 and "test accuracy" in out and "r/figure.png" in out
+    assert json.loads((tmp_path / "r.json").read_text())["settings"] == {"epochs": 2}
+    code, out, _ = refimpl("run", "fake", "--resume", "r", "--json", "-")
+    assert code == 0 and json.loads(out)["results"][1]["role"] == "baseline"
+    code, _, err = refimpl("run", "fake", "--resume", "r", "--set", "epochs=3")
+    assert code == 1 and "settings is {'epochs': 2} in the run, {'epochs': 3} was asked for now" in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "told"),
+    [
+        ([], 2, "COMMAND"),
+        (["nope"], 2, "invalid choice: 'nope'"),
+        (["info", "nope"], 2, "no method named 'nope', expected one of fake (see: refimpl list)"),
+        (["run"], 2, "required: SLUG (see: refimpl run --help)"),
+        (["run", "nope"], 2, "no method named 'nope'"),
+        (["run", "fake", "--data", "nope"], 2, "unknown data set 'nope', expected one of digits"),
+        (["run", "fake", "--data", "mnist"], 1, "refimpl data fetch mnist"),
+        (["run", "fake", "--seed", "-1"], 2, "'-1': expected a whole number of at least 0"),
+        (["run", "fake", "--threads", "0"], 2, "'0': expected a whole number of at least 1"),
+        (["run", "fake", "--threads", "5000"], 2, "'5000': expected at most 1024"),
+        (["run", "fake", "--backend", "gpu"], 2, "invalid choice: 'gpu'"),
+        (["run", "fake", "--backend", "opencl"], 1, "backend opencl is not available"),
+        (["run", "fake", "--backend", "numpy", "--compare-backends"], 2, "leave out --backend"),
+        (["run", "fake", "--set", "epochs"], 2, "'epochs': expected key=value"),
+        (["run", "fake", "--set", "nope=1"], 2, "no setting 'nope'"),
+        (["run", "fake", "--set", "epochs=0"], 2, "epochs is 0, expected at least 1"),
+        (["run", "fake", "--resume", "nope"], 1, "nope: no such folder"),
+        (["run", "fake", "--resume", "r", "--out", "s"], 2, "leave out --out"),
+        (["run", "fake", "--json", "nope/r.json"], 2, "--json nope/r.json: cannot be written there"),
+        (["claims", "nope"], 2, "no method named 'nope'"),
+        (["claims", "fake", "--data", "mnist"], 1, "refimpl data fetch mnist"),
+        (["claims", "--seeds", "0"], 2, "'0': expected a whole number of at least 1"),
+        (["bench", "relu"], 2, "expected ops or methods first, as in: refimpl bench ops relu"),
+        (["bench", "ops", "nope"], 2, "nothing to race is named 'nope'"),
+        (["data", "burn"], 2, "invalid choice: 'burn'"),
+        (["data", "fetch"], 2, "which one? expected one of digits"),
+        (["data", "path", "nope"], 2, "unknown data set 'nope'"),
+        (["data", "path", "mnist"], 1, "mnist: not found"),
+    ],
+    ids=lambda v: " ".join(v) if isinstance(v, list) else "",
+)
+def test_a_mistake_is_one_clear_line(refimpl, arguments, code, told):
+    found, out, err = refimpl(*arguments)
+    assert found == code and not out
+    assert err.startswith("refimpl: ") and told in err
+    assert err.count("\n") == 1 or "Searched:" in err
+
+
+def test_comparing_without_a_c_core_runs_numpy_and_says_so(refimpl, monkeypatch):
+    from refimpl.backends import native
+
+    monkeypatch.setattr(native, "lib", None)
+    monkeypatch.setattr(native, "why_not", "the extension is not built")
+    code, out, err = refimpl("run", "fake", "--quick", "--compare-backends", "--set", "epochs=1")
+    assert code == 0 and "no C core to compare with (the extension is not built): NumPy alone." in err
+    assert "seed 0, NumPy, " in out
+    code, _, err = refimpl("run", "fake", "--backend", "native")
+    assert code == 1 and "backend native is not available: the extension is not built" in err
+
+
+def test_settings_read_as_python_or_text():
+    values = {"a=3": 3, "a=1e-3": 1e-3, "a=true": True, "a=None": None, "a=(1, 2)": (1, 2), "a=x y": "x y", "a==": "="}
+    for text, value in values.items():
+        assert cli._setting(text) == ("a", value)
+
+
+def test_claims(refimpl, tmp_path):
+    code, out, err = refimpl("claims", "fake", "--quick", "--out", "c", "--json", "c.json")
+    assert code == 0 and "[not at this scale] learns on digits" in out
+    assert "skipped: data set mnist is not here; get it with: refimpl data fetch mnist" in err
+    assert json.loads((tmp_path / "c.json").read_text())[0]["seeds"] == [0]
+
+
+def test_a_failed_measurement_fails_the_command(refimpl, monkeypatch):
+    monkeypatch.setenv("FAKE_FAIL", "1")
+    code, out, _ = refimpl("claims", "fake", "--quick", "--out", "c")
+    assert code == 1 and "RuntimeError: no luck" in out
+
+
+def test_bench_doctor_and_data(refimpl, tmp_path, monkeypatch):
+    from refimpl.lab import bench
+
+    monkeypatch.setattr(bench, "BUDGET", 0.01)
+    code, out, _ = refimpl("bench", "ops", "relu", "--threads", "1", "--json", "b.json", "--plot", "b.png")
+    assert code == 0 and "relu" in out and (tmp_path / "b.png").exists()
+    assert json.loads((tmp_path / "b.json").read_text())["threads"] == 1
+    code, out, _ = refimpl("doctor")
+    assert code == 0 and "NumPy" in out
+    assert "problems" in json.loads(refimpl("doctor", "--json")[1])
+    code, out, _ = refimpl("data", "list")
+    assert code == 0 and "1,415 + 382" in out and "not here" in out
+    code, out, _ = refimpl("data", "verify")
+    assert code == 0 and "digits" in out and "mnist: not here" in out
+    assert Path(refimpl("data", "path", "digits")[1].strip()).is_dir()
+    assert refimpl("data", "fetch", "digits")[0] == 0
+
+
+def test_a_missing_package_is_told_before_any_work(refimpl, monkeypatch, tmp_path):
+    from refimpl.lab import machine
+
+    monkeypatch.setattr(machine, "package_version", lambda name: None)
+    for arguments in (("run", "fake"), ("claims", "fake"), ("bench", "ops", "--plot", "a.png")):
+        code, out, err = refimpl(*arguments)
+        assert code == 1 and not out and "matplotlib not installed: pip install" in err
+    assert not any(tmp_path.glob("runs/*/*"))
+
+
+def test_a_reader_that_goes_away_is_no_error():
+    code = "import sys; from refimpl.cli import main; sys.exit(main(['doctor']))"
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    process.stdout.close()
+    with process.stderr as stderr:
+        told = stderr.read()
+    assert process.wait(timeout=60) == 0 and "Traceback" not in told and "Exception" not in told
+
+
+def test_the_module_is_the_command():
+    done = subprocess.run([sys.executable, "-m", "refimpl", "--version"], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0 and done.stdout.startswith("refimpl ")

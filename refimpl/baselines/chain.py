@@ -35,7 +35,7 @@ __all__ = ["ChainClassifier", "Stage", "UnrolledFlowClassifier", "chain_stages",
 
 @dataclass(frozen=True)
 class Stage:
-    """One step z' = a uhat(z, x) + b z + s eps; `group` names the parameters, t is the time where the block takes it."""
+    """One step z' = a uhat(z, x) + b z + s eps; `group` names the parameters, t is the time if the block takes one."""
 
     group: str
     a: float

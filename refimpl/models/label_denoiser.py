@@ -1,4 +1,4 @@
-"""Networks that look at an image and a noisy label and say what the label is: the blocks of NoProp and of its baselines.
+"""Networks that look at an image and a noisy label and say what the label is: the blocks of NoProp and its baselines.
 
     h_x = image(x)      h_z = label(z)      e = time(t), in continuous time only
     f   = head(h_x M_x + h_z M_z + e M_t)   one linear layer on [h_x, h_z, e], written as three products

@@ -41,16 +41,21 @@ class NoProp(DenoisingClassifier):
     variant: "dt" (T separate blocks, discrete time), "ct" (one network, continuous time) or "fm" (one network, flow
     matching). None stands for the variant's own value in DEFAULTS.
 
-    embedding "onehot", "learned" (embedding_dim numbers) or "prototype"; schedule "cosine" (dt), "linear", "cosine" or
-    "learned" (ct); lowest, highest: limits of abar; T: blocks of dt; block "mlp" or "conv", width, dropout (conv): the
-    network; eta: weight of the denoising term; epochs (for dt: of each block), batch_size, optimizer, lr, weight_decay,
-    clip (largest gradient norm of a group of parameters, inf for none); embedding_lr: of a learned embedding, by
-    default lr / 10, because blocks that know nothing yet pull the classes together (at lr, some merge); order: of the blocks in training, "forward",
-    "reverse" or a permutation of 1..T, without influence on the result where the embedding is one-hot; readout
-    "linear", "distance" or "nearest" with readout_sigma; anchor and sigma: of flow matching (anchor None: where the
-    embedding is learned). Inference: integrator "euler" or "heun" and steps (ct, fm); noise "zero" or "sampled" (dt);
-    draws: starts whose logits are averaged. image_shape: (C, H, W) where X comes as rows of pixels. Reproducible for a
-    given random_state, backend and thread count.
+    Model: embedding "onehot", "learned" (embedding_dim numbers) or "prototype"; schedule "cosine" (dt), "linear",
+    "cosine" or "learned" (ct); lowest, highest: limits of abar; T: blocks of dt; block "mlp" or "conv", width, dropout
+    (conv): the network; readout "linear", "distance" or "nearest" with readout_sigma; image_shape: (C, H, W) where X
+    comes as rows of pixels.
+
+    Training: eta: weight of the denoising term (dt, ct); epochs (for dt: of each block), batch_size, optimizer, lr,
+    weight_decay, clip (largest gradient norm of a group of parameters, inf for none); embedding_lr: of a learned
+    embedding, by default lr / 10, because blocks that know nothing yet pull the classes together (at lr, some merge);
+    order: of the blocks, "forward", "reverse" or a permutation of 1..T, without influence on the result where the
+    embedding is one-hot; anchor, sigma: of flow matching (anchor None: where the embedding is learned).
+
+    Inference: integrator "euler" or "heun" and steps (ct, fm); noise "zero" or "sampled" in the steps (dt); draws:
+    starts whose logits are averaged.
+
+    Reproducible for a given random_state, backend and thread count.
     """
 
     def __init__(

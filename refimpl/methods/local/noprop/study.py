@@ -127,9 +127,7 @@ def _closeness(learner: NoProp, path: np.ndarray, classes: list[int]) -> np.ndar
 
 
 def _draw_training(ax: Any, results: list[dict[str, Any]], colours: Mapping[str, str]) -> None:
-    """Denoising error by epoch: one line a DT block, from grey (noisy input) to colour (nearly clean)."""
-    from refimpl.viz import style
-
+    """Denoising error by epoch: one line a DT block, pale for noisy input, full for nearly clean."""
     for r in results:
         learner = r["learner"]
         if r["name"] == "NoProp-DT":

@@ -1,4 +1,4 @@
-"""Networks that look at an image and a noisy label and say what the label is: the blocks of NoProp and of its baselines.
+"""Networks that look at an image and a noisy label and say what the label is: the blocks of NoProp and its baselines.
 
     h_x = image(x)      h_z = label(z)      e = time(t), in continuous time only
     f   = head(h_x M_x + h_z M_z + e M_t)   one linear layer on [h_x, h_z, e], written as three products
@@ -47,6 +47,7 @@ __all__ = [
     "features_of_all",
     "prototypes",
 ]
+
 
 @dataclass(frozen=True)
 class TimeFeatures(Layer):
@@ -132,7 +133,10 @@ class Denoiser(Layer):
             early, late = time
             shared = len(late) == 1 and len(ds) > 1
             de = self.join_time.backward(
-                params.scope("join_time"), grads.scope("join_time"), late, ds.sum(axis=0, keepdims=True) if shared else ds
+                params.scope("join_time"),
+                grads.scope("join_time"),
+                late,
+                ds.sum(axis=0, keepdims=True) if shared else ds,
             )
             self.time.backward(params.scope("time"), grads.scope("time"), early, de, need_dx=False)
         dh = self.join_label.backward(params.scope("join_label"), grads.scope("join_label"), join, ds)
@@ -189,7 +193,9 @@ def denoiser(
     if kind != "conv":
         raise ValueError(f"block is {kind!r}, expected 'mlp' or 'conv'")
     if len(shape) != 3 or min(shape[1:]) < 4:
-        raise ValueError(f"block 'conv' takes images (C, H, W) of at least 4 x 4 pixels, but the input has shape {shape}")
+        raise ValueError(
+            f"block 'conv' takes images (C, H, W) of at least 4 x 4 pixels, but the input has shape {shape}"
+        )
     c, h, w = shape
 
     def norm(n: int) -> list[Layer]:

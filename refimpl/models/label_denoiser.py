@@ -29,7 +29,6 @@ from refimpl.nn import (
     Linear,
     MaxPool2d,
     Parameter,
-    Params,
     Reshape,
     Residual,
     Sequential,
@@ -45,7 +44,6 @@ __all__ = [
     "add_rows",
     "denoiser",
     "embed",
-    "features_of_all",
     "prototypes",
 ]
 
@@ -216,26 +214,6 @@ def denoiser(
         **joins,
         **timing,
     )
-
-
-def features_of_all(block: Denoiser, all_params: list[Params], x: np.ndarray) -> list[np.ndarray]:
-    """`block.features(params, x)` for several sets of parameters at once, as at inference.
-
-    The first linear layers of an MLP block read the same x, so their weights side by side make one matrix product
-    [B, D] x [D, T width] that reads x once.
-    """
-    layers = block.image.layers if isinstance(block.image, Sequential) else {}
-    first = layers.get("1")
-    if not isinstance(first, Linear) or len(layers) != 3:
-        return [block.features(params, x)[0] for params in all_params]
-    weight = np.concatenate([p["image.1.weight"] for p in all_params], axis=1)
-    bias = np.concatenate([p["image.1.bias"] for p in all_params])
-    h = layers["2"].apply(all_params[0], ops.linear(x.reshape(len(x), -1), weight, bias))
-    width = first.d_out
-    return [
-        block.join_image.apply(p.scope("join_image"), np.ascontiguousarray(h[:, i * width : (i + 1) * width]))
-        for i, p in enumerate(all_params)
-    ]
 
 
 # ---------------------------------------------------------------- class embeddings

@@ -125,7 +125,8 @@ class NoProp(DenoisingClassifier):
     @classmethod
     def paper(cls, variant: str = "dt", **changes: Any) -> NoProp:
         """The paper's values (MNIST), for images or with image_shape; `changes` replace some."""
-        values: dict[str, Any] = {"variant": variant, "block": "conv", "width": 256, "epochs": 100, "lr": 1e-3}
+        values: dict[str, Any] = {"variant": variant, "block": "conv", "width": 256, "epochs": 100}
+        values |= {"lr": 1e-3, "embedding_lr": 1e-3}
         if variant == "ct":
             values |= {"schedule": "learned"}
         if variant in ("ct", "fm"):

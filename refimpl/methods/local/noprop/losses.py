@@ -149,8 +149,8 @@ def ct_loss(
 
     z = diffuse(u, now, eps)
     f, saved = net.forward(params["net"], (x, z, t), train=True, rng=rng)
-    noise_ratio = np.exp(-gamma[:B])  # SNR(t)
-    weight = eta / 2 * -dgamma[:B] * noise_ratio / B
+    snr_now = np.exp(-gamma[:B])
+    weight = eta / 2 * -dgamma[:B] * snr_now / B
     squared, p, duhat, df = ops.denoise_loss(f, y, weight.astype(f.dtype), W)
     dz = net.backward(params["net"], grads["net"], saved, df, need_dx=learned or dW is not None)
     cross_entropy, dz_last = _read(
@@ -161,7 +161,7 @@ def ct_loss(
     if learned:  # the weight depends on gamma and gamma', z on gamma; the prior on gamma(0), the read-out on gamma(1)
         by_gamma, by_slope = np.zeros(B + 2), np.zeros(B + 2)
         by_gamma[:B] = (dz * _dz_dgamma(u, now, eps)).sum(axis=1) - weight * squared
-        by_slope[:B] = -eta / 2 * noise_ratio * squared / B
+        by_slope[:B] = -eta / 2 * snr_now * squared / B
         by_gamma[B] = -dprior * first * (1 - first)
         by_gamma[B + 1] = (dz_last * _dz_dgamma(u, np.full(B, last), eps_last)).sum()
         schedule.backward(params["schedule"], grads["schedule"], kept, (by_gamma, by_slope))

@@ -16,8 +16,9 @@ PIP := $(BIN)/python -m pip install -q --disable-pip-version-check
 
 .PHONY: demo test check peers sanitize wheel clean bench
 
+# One thread for both paths: the images are so small that a second one does not help.
 demo: $(VENV)/built
-	$(BIN)/refimpl run noprop --compare-backends
+	OPENBLAS_NUM_THREADS=1 $(BIN)/refimpl run noprop --compare-backends --threads 1
 
 test: $(VENV)/tested
 	$(BIN)/python -m pytest -n $(CORES) --dist worksteal --ignore tests/peers

@@ -123,7 +123,7 @@ class _Unrolled(DenoisingClassifier):
     clip: float | None
     epochs: int
 
-    def _start(self, X: Any, y: Any, T: int, schedule: str | None) -> None:
+    def _start(self, X: Any, y: Any, T: int, schedule: str) -> None:
         self._whole(epochs=0)
         if self.clip is not None and not self.clip > 0:
             raise self._bad("clip", "None or a positive number")
@@ -211,7 +211,7 @@ class ChainClassifier(_Unrolled):
 
     def _begin(self, X, y):
         self._whole(T=1)
-        self._start(X, y, self.T, None)
+        self._start(X, y, self.T, "")
 
     def _stages(self):
         return chain_stages(self._chain)

@@ -27,6 +27,7 @@ __all__ = [
     "CosineGamma",
     "LearnedGamma",
     "LinearGamma",
+    "Schedule",
     "chain",
     "cosine_signal",
     "diffuse",
@@ -242,7 +243,10 @@ class LearnedGamma(Layer):
         grads["ends"][...] += np.array([dg0, dg1])
 
 
-def gamma_schedule(name: str, lowest: float, highest: float) -> LinearGamma | CosineGamma | LearnedGamma:
+Schedule = LinearGamma | CosineGamma | LearnedGamma
+
+
+def gamma_schedule(name: str, lowest: float, highest: float) -> Schedule:
     """ "linear", "cosine" or "learned", from abar = `lowest` at t = 0 to `highest` at t = 1 (the learned one at first).
     Raises ValueError for another name."""
     if name == "cosine":

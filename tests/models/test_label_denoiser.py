@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from refimpl.models.label_denoiser import Embedding, ReadOut, TimeFeatures, add_rows, denoiser, embed, features_of_all
+from refimpl.models.label_denoiser import Embedding, ReadOut, TimeFeatures, add_rows, denoiser, embed
 from refimpl.nn import initialise
 
 
@@ -46,16 +46,6 @@ def test_one_time_for_all_rows_is_that_time_for_each_forward_and_backward(seed):
         results.append((f, block.backward(params, grads, saved, df), grads.flat))
     for a, b in zip(*results):
         assert np.allclose(a, b, rtol=1e-10, atol=1e-12)
-
-
-@pytest.mark.parametrize(("kind", "shape"), [("mlp", (12,)), ("mlp", (1, 4, 3)), ("conv", (2, 9, 5))])
-def test_features_of_all_blocks_at_once_equal_those_of_each(kind, shape):
-    rng = np.random.default_rng(0)
-    block = denoiser(kind, shape, 2, 3, 8)
-    several = [initialise(block, rng) for _ in range(3)]
-    x = rng.standard_normal((5, *shape)).astype(np.float32)
-    for params, g in zip(several, features_of_all(block, several, x)):
-        assert np.allclose(g, block.features(params, x)[0], atol=1e-5)
 
 
 def test_batch_norm_stands_in_discrete_time_only():

@@ -189,14 +189,6 @@ def test_more_steps_of_euler_approach_heun(digits):
     assert errors[0] > 2 * errors[1] > 4 * errors[2]
 
 
-@pytest.mark.parametrize("embedding", EMBEDDINGS)
-def test_inference_features_of_all_blocks_equal_those_of_each(few, embedding):
-    learner = small(embedding=embedding).fit(*few)
-    together = learner._features(few[0])
-    for name, g in zip(("block1", "block2", "block3"), together):
-        assert np.allclose(g, learner._block().features(learner._params[name], few[0])[0], atol=1e-5)
-
-
 # ---------------------------------------------------------------- state
 
 

@@ -125,7 +125,8 @@ class NoProp(DenoisingClassifier):
     @classmethod
     def paper(cls, variant: str = "dt", **changes: Any) -> NoProp:
         """The paper's values (MNIST), for images or with image_shape; `changes` replace some."""
-        values: dict[str, Any] = {"variant": variant, "block": "conv", "width": 256, "epochs": 100, "lr": 1e-3}
+        values: dict[str, Any] = {"variant": variant, "block": "conv", "width": 256, "epochs": 100}
+        values |= {"lr": 1e-3, "embedding_lr": 1e-3}
         if variant == "ct":
             values |= {"schedule": "learned"}
         if variant in ("ct", "fm"):
@@ -143,7 +144,7 @@ class NoProp(DenoisingClassifier):
         self._one_of(variant=tuple(DEFAULTS))
         self._kind_of_model = {"dt": "chain", "ct": "flow", "fm": "velocity"}[self.variant]
         self._check_training()
-        self._build(X, y, self.T, self._value("schedule"))
+        self._build(X, y, self.T, self._value("schedule") or "")
         self._optimizer = optim.by_name(self._value("optimizer"), self.lr, self._value("weight_decay"))
         slow = self.lr / 10 if self.embedding_lr is None else self.embedding_lr
         self._embedding_optimizer = dataclasses.replace(self._optimizer, lr=slow)
@@ -277,8 +278,8 @@ class NoProp(DenoisingClassifier):
             x, y, t, eps = self._X[rows], self._y[rows], rng.random(len(rows)), rng.standard_normal(shape, self.dtype)
             if self.variant == "ct":
                 eps_last = rng_last.standard_normal(shape, self.dtype)
-                model = net, self._readout, self._gamma, self._params, self._grads
-                terms = ct_loss(*model, W, dW, x, y, t, self._value("eta"), eps, eps_last, rng)
+                flow = net, self._readout, self._gamma, self._params, self._grads
+                terms = ct_loss(*flow, W, dW, x, y, t, self._value("eta"), eps, eps_last, rng)
             else:
                 path_noise = rng_last.standard_normal(shape, self.dtype) if self.sigma else None
                 model = net, self._readout, self._params, self._grads

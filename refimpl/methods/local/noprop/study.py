@@ -36,10 +36,10 @@ def experiment(data: Dataset, seed: int, settings: Mapping[str, Any]) -> Experim
         raise ValueError(f"noprop: no setting {unknown[0]!r}, expected one of {', '.join(SETTINGS)}")
     s = {**SETTINGS, **given}
     epochs = s["epochs"] if not settings.get("quick") or "epochs" in given else 8
-    common = {"batch_size": s["batch_size"], "lr": s["lr"], "random_state": seed}
-    blocks = {"width": s["width"], "embedding": s["embedding"], "block": s["block"], **common}
-    mlp = {"hidden": (s["width"], s["width"]), **common}
-    backprop = {"model": "lenet", **common} if s["block"] == "conv" else mlp
+    common: dict[str, Any] = {"batch_size": s["batch_size"], "lr": s["lr"], "random_state": seed}
+    blocks: dict[str, Any] = {"width": s["width"], "embedding": s["embedding"], "block": s["block"], **common}
+    mlp: dict[str, Any] = {"hidden": (s["width"], s["width"]), **common}
+    backprop: dict[str, Any] = {"model": "lenet", **common} if s["block"] == "conv" else mlp
     contenders = [
         Contender("NoProp-DT", NoProp("dt", T=s["T"], epochs=epochs, **blocks)),
         Contender("NoProp-CT", NoProp("ct", epochs=6 * epochs, **blocks)),

@@ -16,8 +16,9 @@ PIP := $(BIN)/python -m pip install -q --disable-pip-version-check
 
 .PHONY: demo test check peers sanitize wheel clean bench
 
+# One thread for both paths: the images are so small that a second one does not help.
 demo: $(VENV)/built
-	$(BIN)/refimpl run noprop --compare-backends
+	OPENBLAS_NUM_THREADS=1 $(BIN)/refimpl run noprop --compare-backends --threads 1
 
 test: $(VENV)/tested
 	$(BIN)/python -m pytest -n $(CORES) --dist worksteal --ignore tests/peers
@@ -33,13 +34,15 @@ peers: $(VENV)/tested
 	$(BIN)/python -m pytest -n $(CORES) --dist worksteal tests/peers
 
 sanitize: $(VENV)/tested
+	$(PIP) 'setuptools>=77'
 	REFIMPL_REQUIRE_NATIVE=1 REFIMPL_SANITIZE=1 REFIMPL_LEVELS=v3,v4 $(BIN)/python setup.py -q build \
 		--build-lib build/sanitize --build-temp build/sanitize-objects
 	rm -rf build/sanitize/tests build/sanitize/native
 	cp -r tests native pyproject.toml build/sanitize/
-	cd build/sanitize && LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libubsan.so)" \
-		ASAN_OPTIONS=detect_leaks=0:abort_on_error=1 UBSAN_OPTIONS=print_stacktrace=1:halt_on_error=1 OMP_NUM_THREADS=2 \
-		../../$(BIN)/python -m pytest -p no:cacheprovider -x tests/ops
+	cd build/sanitize && export LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libubsan.so)" \
+		ASAN_OPTIONS=detect_leaks=0:abort_on_error=1 UBSAN_OPTIONS=print_stacktrace=1:halt_on_error=1 && \
+		../../$(BIN)/python -c 'import refimpl._native as n; assert "sanitize" in n.__file__, n.__file__' && \
+		../../$(BIN)/python -m pytest -p no:cacheprovider -x -n $(CORES) tests/ops
 
 wheel: $(VENV)/tested
 	$(PIP) build

@@ -31,7 +31,7 @@ X86_LEVELS = {
     "v4": (4, ["-march=x86-64-v4", "-mprefer-vector-width=512"]),
 }
 BASE_LEVEL = {"base": (0, [])}
-WARNINGS = ["-Wall", "-Wextra", "-Wno-unused-parameter", "-Wno-psabi"]
+WARNINGS = ["-Wall", "-Wextra", "-Wno-unused-parameter", "-Wno-psabi", "-Wno-pass-failed"]
 
 
 def levels():

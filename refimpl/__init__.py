@@ -26,13 +26,19 @@ from refimpl.backends import (
 _LAZY = {
     "BackpropClassifier": "refimpl.baselines",
     "BackpropRegressor": "refimpl.baselines",
+    "ChainClassifier": "refimpl.baselines",
+    "ForwardForwardClassifier": "refimpl.baselines",
+    "UnrolledFlowClassifier": "refimpl.baselines",
     "NoProp": "refimpl.methods.local.noprop",
 }
 
 __all__ = [
     "BackpropClassifier",
     "BackpropRegressor",
+    "ChainClassifier",
+    "ForwardForwardClassifier",
     "NoProp",
+    "UnrolledFlowClassifier",
     "__version__",
     "available_backends",
     "backend",

@@ -103,9 +103,12 @@ def test_importing_refimpl_loads_only_numpy_and_cffi():
     assert loaded.strip() == "[]"
 
 
-def test_importing_refimpl_costs_little_over_numpy():
-    code = "import numpy, time; t = time.perf_counter(); import refimpl; print(time.perf_counter() - t)"
-    best = min(float(python(code)) for _ in range(5))
+def test_importing_refimpl_costs_little_over_numpy(tmp_path):
+    """Processor time, least of five, with compiled modules as in an installation: other processes do not count."""
+    code = "import numpy, time; t = time.process_time(); import refimpl; print(time.process_time() - t)"
+    warm = {"PYTHONPYCACHEPREFIX": str(tmp_path), "PYTHONDONTWRITEBYTECODE": ""}
+    python(code, **warm)
+    best = min(float(python(code, **warm)) for _ in range(5))
     assert best < 0.060, f"import refimpl takes {best * 1000:.0f} ms over numpy, expected at most 60"
 
 

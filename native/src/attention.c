@@ -455,7 +455,7 @@ static int backward_tile(const struct problem *p, const struct gradients *g, i64
         }
 #pragma omp simd
         for (i64 j = 0; j < width; j++) {
-            real x = t->hidden[j] | ((ri_int)j > last) ? -RI_INF : s[j];
+            real x = (t->hidden[j] | ((ri_int)j > last)) ? -RI_INF : s[j];
             s[j] = ri_exp(x - shift);
         }
     }

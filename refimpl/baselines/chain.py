@@ -16,6 +16,7 @@ share an embedding early in training, and end-to-end gradients rarely part them 
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -34,7 +35,7 @@ __all__ = ["ChainClassifier", "Stage", "UnrolledFlowClassifier", "chain_stages",
 
 @dataclass(frozen=True)
 class Stage:
-    """One step z' = a uhat(z, x) + b z + s eps; `group` names the parameters, t is the time where the block takes it."""
+    """One step z' = a uhat(z, x) + b z + s eps; `group` names the parameters, t is the time if the block takes one."""
 
     group: str
     a: float
@@ -96,16 +97,20 @@ def unrolled_loss(
 
     dz = readout.backward(params["readout"], grads["readout"], saved, do, dW=dW)
     dfeatures: dict[str, np.ndarray] = {}
-    for stage, (saved, p) in zip(reversed(stages), reversed(kept)):
+    uses = Counter(stage.group for stage in stages)
+    for stage in reversed(stages):
+        saved, p = kept.pop()  # what a stage stored is let go of with its gradient
         own, into = params[stage.group], grads[stage.group]
         df, through_mixture = ops.softmax_mixture_backward(dz.dtype.type(stage.a) * dz, p, W)
         if dW is not None:
             dW += through_mixture
         dg, through_block = block.denoise_backward(own, into, saved, df)
-        dfeatures[stage.group] = dfeatures[stage.group] + dg if stage.group in dfeatures else dg
         dz = ops.fma_combine(1.0, through_block, stage.b, dz)
-    for group, dg in dfeatures.items():
-        block.features_backward(params[group], grads[group], features[group][1], dg)
+        dfeatures[stage.group] = dfeatures[stage.group] + dg if stage.group in dfeatures else dg
+        uses[stage.group] -= 1
+        if not uses[stage.group]:
+            _, image = features.pop(stage.group)
+            block.features_backward(own, into, image, dfeatures.pop(stage.group))
     return float(loss)
 
 
@@ -118,7 +123,7 @@ class _Unrolled(DenoisingClassifier):
     clip: float | None
     epochs: int
 
-    def _start(self, X: Any, y: Any, T: int, schedule: str | None) -> None:
+    def _start(self, X: Any, y: Any, T: int, schedule: str) -> None:
         self._whole(epochs=0)
         if self.clip is not None and not self.clip > 0:
             raise self._bad("clip", "None or a positive number")
@@ -206,7 +211,7 @@ class ChainClassifier(_Unrolled):
 
     def _begin(self, X, y):
         self._whole(T=1)
-        self._start(X, y, self.T, None)
+        self._start(X, y, self.T, "")
 
     def _stages(self):
         return chain_stages(self._chain)

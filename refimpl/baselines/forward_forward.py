@@ -84,7 +84,7 @@ class ForwardForwardClassifier(Classifier):
         rng = generator(self.random_state)
         self._rngs = {"train": rng}
         widths = [self.n_features_in_ + len(self.classes_), *self.hidden]
-        layers = {f"layer{i}": Linear(a, b) for i, (a, b) in enumerate(zip(widths, widths[1:]), start=1)}
+        layers = {f"layer{i}": Linear(widths[i - 1], widths[i]) for i in range(1, len(widths))}
         self._params = {name: initialise(layer, rng, self.dtype) for name, layer in layers.items()}
         self._optimizer = optim.by_name(self.optimizer, self.lr, self.weight_decay)
         self._optimizers = {name: self._optimizer.init(params) for name, params in self._params.items()}

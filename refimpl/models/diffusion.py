@@ -8,8 +8,8 @@ papers count the other way round). What it is worth is the signal-to-noise ratio
 Discrete time: `Chain` holds abar_0 .. abar_T and the coefficients (2) of the step from z_{t-1} to z_t.
 Continuous time: a schedule gives gamma(t) = -log SNR(t) and its slope for t in [0, 1]; abar = sigmoid(-gamma).
 
-Source: Li, Teh and Pascanu, "NoProp", 2025, whose numbers the equations carry; schedules after Nichol and Dhariwal, 2021
-(cosine) and Kingma et al., "Variational diffusion models", 2021 (learned).
+Source: Li, Teh and Pascanu, "NoProp", 2025; equations are numbered as in noprop's module. Schedules after Nichol and
+Dhariwal, 2021 (cosine) and Kingma et al., "Variational diffusion models", 2021 (learned).
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ __all__ = [
     "CosineGamma",
     "LearnedGamma",
     "LinearGamma",
+    "Schedule",
     "chain",
     "cosine_signal",
     "diffuse",
@@ -242,8 +243,11 @@ class LearnedGamma(Layer):
         grads["ends"][...] += np.array([dg0, dg1])
 
 
-def gamma_schedule(name: str, lowest: float, highest: float) -> LinearGamma | CosineGamma | LearnedGamma:
-    """ "linear", "cosine" or "learned", with abar = `lowest` at t = 0 and `highest` at t = 1 (the learned one starts so).
+Schedule = LinearGamma | CosineGamma | LearnedGamma
+
+
+def gamma_schedule(name: str, lowest: float, highest: float) -> Schedule:
+    """ "linear", "cosine" or "learned", from abar = `lowest` at t = 0 to `highest` at t = 1 (the learned one at first).
     Raises ValueError for another name."""
     if name == "cosine":
         return CosineGamma(lowest, highest)

@@ -1,4 +1,4 @@
-"""Networks that look at an image and a noisy label and say what the label is: the blocks of NoProp and of its baselines.
+"""Networks that look at an image and a noisy label and say what the label is: the blocks of NoProp and its baselines.
 
     h_x = image(x)      h_z = label(z)      e = time(t), in continuous time only
     f   = head(h_x M_x + h_z M_z + e M_t)   one linear layer on [h_x, h_z, e], written as three products
@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -28,7 +29,6 @@ from refimpl.nn import (
     Linear,
     MaxPool2d,
     Parameter,
-    Params,
     Reshape,
     Residual,
     Sequential,
@@ -44,9 +44,9 @@ __all__ = [
     "add_rows",
     "denoiser",
     "embed",
-    "features_of_all",
     "prototypes",
 ]
+
 
 @dataclass(frozen=True)
 class TimeFeatures(Layer):
@@ -132,7 +132,10 @@ class Denoiser(Layer):
             early, late = time
             shared = len(late) == 1 and len(ds) > 1
             de = self.join_time.backward(
-                params.scope("join_time"), grads.scope("join_time"), late, ds.sum(axis=0, keepdims=True) if shared else ds
+                params.scope("join_time"),
+                grads.scope("join_time"),
+                late,
+                ds.sum(axis=0, keepdims=True) if shared else ds,
             )
             self.time.backward(params.scope("time"), grads.scope("time"), early, de, need_dx=False)
         dh = self.join_label.backward(params.scope("join_label"), grads.scope("join_label"), join, ds)
@@ -169,13 +172,13 @@ def denoiser(
     of the image path for the label. Raises ValueError for another kind or a shape that it cannot take.
     """
     act = Activation(activation)
-    timing = {"time": None, "join_time": None}
+    timing: dict[str, Any] = {}
     if timed:
         timing = {
             "time": Sequential(TimeFeatures(time_width), Linear(time_width, time_width), act),
             "join_time": Linear(time_width, width, bias=False),
         }
-    joins = {"join_image": Linear(width, width), "join_label": Linear(width, width, bias=False)}
+    joins: dict[str, Any] = {"join_image": Linear(width, width), "join_label": Linear(width, width, bias=False)}
     last = init.kaiming_uniform(width, 1.0)
     if kind == "mlp":
         d_in = math.prod(shape)
@@ -189,7 +192,9 @@ def denoiser(
     if kind != "conv":
         raise ValueError(f"block is {kind!r}, expected 'mlp' or 'conv'")
     if len(shape) != 3 or min(shape[1:]) < 4:
-        raise ValueError(f"block 'conv' takes images (C, H, W) of at least 4 x 4 pixels, but the input has shape {shape}")
+        raise ValueError(
+            f"block 'conv' takes images (C, H, W) of at least 4 x 4 pixels, but the input has shape {shape}"
+        )
     c, h, w = shape
 
     def norm(n: int) -> list[Layer]:
@@ -209,25 +214,6 @@ def denoiser(
         **joins,
         **timing,
     )
-
-
-def features_of_all(block: Denoiser, all_params: list[Params], x: np.ndarray) -> list[np.ndarray]:
-    """`block.features(params, x)` for several sets of parameters at once, as at inference.
-
-    The first linear layers of an MLP block read the same x, so their weights side by side make one matrix product
-    [B, D] x [D, T width] that reads x once.
-    """
-    first = block.image.layers.get("1") if isinstance(block.image, Sequential) else None
-    if not (isinstance(first, Linear) and set(block.image.layers) == {"0", "1", "2"}):
-        return [block.features(params, x)[0] for params in all_params]
-    weight = np.concatenate([p["image.1.weight"] for p in all_params], axis=1)
-    bias = np.concatenate([p["image.1.bias"] for p in all_params])
-    h = block.image.layers["2"].apply(all_params[0], ops.linear(x.reshape(len(x), -1), weight, bias))
-    width = first.d_out
-    return [
-        block.join_image.apply(p.scope("join_image"), np.ascontiguousarray(h[:, i * width : (i + 1) * width]))
-        for i, p in enumerate(all_params)
-    ]
 
 
 # ---------------------------------------------------------------- class embeddings

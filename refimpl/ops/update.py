@@ -301,8 +301,8 @@ def fma_combine(
 ) -> np.ndarray:
     """a x + b y + c z, element by element: the mixing of data and noise, or one step of a diffusion chain.
 
-    x, y and z have one shape; a, b and c are numbers; without z the last term is absent, whatever c. `out` (C-contiguous) may name
-    the array to write; it may be x, y or z itself.
+    x, y and z have one shape; a, b and c are numbers; without z the last term is absent, whatever c. `out`
+    (C-contiguous) may name the array to write; it may be x, y or z itself.
     """
     _check_combine(x, y, z, out)
     number = x.dtype.type

@@ -54,7 +54,9 @@ def test_gradients_through_all_steps_equal_central_differences(kind, D, readout,
     loss(grads, dW)
 
     def again():
-        return loss({name: group.zeros_like() for name, group in params.items()}, None if W is None else np.zeros_like(W))
+        return loss(
+            {name: group.zeros_like() for name, group in params.items()}, None if W is None else np.zeros_like(W)
+        )
 
     for name, group in params.items():
         if group.size:

@@ -176,4 +176,6 @@ def test_unusable_settings_are_clear_errors(call, message):
 
 
 def test_chain_holds_float64():
-    assert isinstance(chain(cosine_signal(3)), Chain) and chain(cosine_signal(3).astype(np.float32)).a.dtype == np.float64
+    assert (
+        isinstance(chain(cosine_signal(3)), Chain) and chain(cosine_signal(3).astype(np.float32)).a.dtype == np.float64
+    )

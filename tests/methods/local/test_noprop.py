@@ -47,12 +47,13 @@ def test_learns_the_digits(digits, variant):
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-@pytest.mark.parametrize("embedding", ["learned", "prototype"])
-@pytest.mark.parametrize("readout", ["linear", "distance"])
+@pytest.mark.parametrize(
+    ("embedding", "readout"), [("learned", "linear"), ("learned", "distance"), ("prototype", "linear")]
+)
 def test_learns_the_digits_with_learned_embeddings(digits, variant, embedding, readout):
     learner = NoProp(variant, embedding, epochs={"dt": 12}.get(variant, 120), width=64, readout=readout, random_state=0)
     learner.set_params(readout_sigma=0.5).fit(digits.x_train, digits.y_train)
-    assert learner.score(digits.x_test, digits.y_test) > 0.75
+    assert learner.score(digits.x_test, digits.y_test) > 0.8
     assert learner._params["embedding"]["table"].shape == (10, 20 if embedding == "learned" else 64)
 
 
@@ -62,12 +63,14 @@ def test_every_schedule_learns(digits, schedule):
     assert learner.score(digits.x_test, digits.y_test) > 0.85
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
-@pytest.mark.parametrize("embedding", EMBEDDINGS)
-def test_the_convolutional_block_learns(digits, variant, embedding):
-    settings = {"block": "conv", "width": 32, "T": 3, "batch_size": 32, "epochs": 4 if variant == "dt" else 15}
-    learner = NoProp(variant, embedding, **settings, lr=3e-3, random_state=0).fit(digits.x_train[:600], digits.y_train[:600])
-    assert learner.score(digits.x_train[600:900], digits.y_train[600:900]) > 0.6
+@pytest.mark.parametrize(
+    ("variant", "embedding", "epochs"),
+    [("dt", "onehot", 8), ("dt", "learned", 8), ("dt", "prototype", 8), ("ct", "onehot", 40), ("fm", "onehot", 40)],
+)
+def test_the_convolutional_block_learns(digits, variant, embedding, epochs):
+    learner = NoProp(variant, embedding, block="conv", width=64, T=3, batch_size=32, epochs=epochs, random_state=0)
+    learner.set_params(lr=3e-3).fit(digits.x_train[:600], digits.y_train[:600])
+    assert learner.score(digits.x_train[600:900], digits.y_train[600:900]) > 0.75
 
 
 def test_one_block_alone_denoises_before_any_other_is_trained(digits):
@@ -184,14 +187,6 @@ def test_more_steps_of_euler_approach_heun(digits):
     far = learner.denoise(digits.x_test, steps=400, integrator="heun")
     errors = [np.abs(learner.denoise(digits.x_test, steps=s, integrator="euler") - far).mean() for s in (20, 80, 320)]
     assert errors[0] > 2 * errors[1] > 4 * errors[2]
-
-
-@pytest.mark.parametrize("embedding", EMBEDDINGS)
-def test_inference_features_of_all_blocks_equal_those_of_each(few, embedding):
-    learner = small(embedding=embedding).fit(*few)
-    together = learner._features(few[0])
-    for name, g in zip(("block1", "block2", "block3"), together):
-        assert np.allclose(g, learner._block().features(learner._params[name], few[0])[0], atol=1e-5)
 
 
 # ---------------------------------------------------------------- state

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor
@@ -20,7 +21,14 @@ from refimpl.nn import Params
 
 # What a hyper-parameter left at None means, by variant.
 DEFAULTS: dict[str, dict[str, Any]] = {
-    "dt": {"schedule": "cosine", "eta": 0.1, "epochs": 30, "optimizer": "adamw", "weight_decay": 1e-3, "clip": math.inf},
+    "dt": {
+        "schedule": "cosine",
+        "eta": 0.1,
+        "epochs": 30,
+        "optimizer": "adamw",
+        "weight_decay": 1e-3,
+        "clip": math.inf,
+    },
     "ct": {"schedule": "linear", "eta": 1.0, "epochs": 200, "optimizer": "adam", "weight_decay": 0.0, "clip": 1.0},
     "fm": {"schedule": None, "eta": None, "epochs": 200, "optimizer": "adam", "weight_decay": 0.0, "clip": math.inf},
 }
@@ -33,15 +41,21 @@ class NoProp(DenoisingClassifier):
     variant: "dt" (T separate blocks, discrete time), "ct" (one network, continuous time) or "fm" (one network, flow
     matching). None stands for the variant's own value in DEFAULTS.
 
-    embedding "onehot", "learned" (embedding_dim numbers) or "prototype"; schedule "cosine" (dt), "linear", "cosine" or
-    "learned" (ct); lowest, highest: limits of abar; T: blocks of dt; block "mlp" or "conv", width, dropout (conv): the
-    network; eta: weight of the denoising term; epochs (for dt: of each block), batch_size, optimizer, lr, weight_decay,
-    clip (largest gradient norm of a group of parameters, inf for none); order: of the blocks in training, "forward",
-    "reverse" or a permutation of 1..T, without influence on the result where the embedding is one-hot; readout
-    "linear", "distance" or "nearest" with readout_sigma; anchor and sigma: of flow matching (anchor None: where the
-    embedding is learned). Inference: integrator "euler" or "heun" and steps (ct, fm); noise "zero" or "sampled" (dt);
-    draws: starts whose logits are averaged. image_shape: (C, H, W) where X comes as rows of pixels. Reproducible for a
-    given random_state, backend and thread count.
+    Model: embedding "onehot", "learned" (embedding_dim numbers) or "prototype"; schedule "cosine" (dt), "linear",
+    "cosine" or "learned" (ct); lowest, highest: limits of abar; T: blocks of dt; block "mlp" or "conv", width, dropout
+    (conv): the network; readout "linear", "distance" or "nearest" with readout_sigma; image_shape: (C, H, W) where X
+    comes as rows of pixels.
+
+    Training: eta: weight of the denoising term (dt, ct); epochs (for dt: of each block), batch_size, optimizer, lr,
+    weight_decay, clip (largest gradient norm of a group of parameters, inf for none); embedding_lr: of a learned
+    embedding, by default lr / 10, because blocks that know nothing yet pull the classes together (at lr, some merge);
+    order: of the blocks, "forward", "reverse" or a permutation of 1..T, without influence on the result where the
+    embedding is one-hot; anchor, sigma: of flow matching (anchor None: where the embedding is learned).
+
+    Inference: integrator "euler" or "heun" and steps (ct, fm); noise "zero" or "sampled" in the steps (dt); draws:
+    starts whose logits are averaged.
+
+    Reproducible for a given random_state, backend and thread count.
     """
 
     def __init__(
@@ -61,6 +75,7 @@ class NoProp(DenoisingClassifier):
         batch_size: int = 128,
         optimizer: str | None = None,
         lr: float = 1e-3,
+        embedding_lr: float | None = None,
         weight_decay: float | None = None,
         clip: float | None = None,
         order: str | Sequence[int] = "forward",
@@ -91,6 +106,7 @@ class NoProp(DenoisingClassifier):
         self.batch_size = batch_size
         self.optimizer = optimizer
         self.lr = lr
+        self.embedding_lr = embedding_lr
         self.weight_decay = weight_decay
         self.clip = clip
         self.order = order
@@ -109,7 +125,8 @@ class NoProp(DenoisingClassifier):
     @classmethod
     def paper(cls, variant: str = "dt", **changes: Any) -> NoProp:
         """The paper's values (MNIST), for images or with image_shape; `changes` replace some."""
-        values: dict[str, Any] = {"variant": variant, "block": "conv", "width": 256, "epochs": 100, "lr": 1e-3}
+        values: dict[str, Any] = {"variant": variant, "block": "conv", "width": 256, "epochs": 100}
+        values |= {"lr": 1e-3, "embedding_lr": 1e-3}
         if variant == "ct":
             values |= {"schedule": "learned"}
         if variant in ("ct", "fm"):
@@ -127,8 +144,10 @@ class NoProp(DenoisingClassifier):
         self._one_of(variant=tuple(DEFAULTS))
         self._kind_of_model = {"dt": "chain", "ct": "flow", "fm": "velocity"}[self.variant]
         self._check_training()
-        self._build(X, y, self.T, self._value("schedule"))
+        self._build(X, y, self.T, self._value("schedule") or "")
         self._optimizer = optim.by_name(self._value("optimizer"), self.lr, self._value("weight_decay"))
+        slow = self.lr / 10 if self.embedding_lr is None else self.embedding_lr
+        self._embedding_optimizer = dataclasses.replace(self._optimizer, lr=slow)
         trained = {name: params for name, params in self._params.items() if params.size}
         self._optimizers = {name: self._optimizer.init(params) for name, params in trained.items()}
         self._grads = {name: params.zeros_like() for name, params in self._params.items()}
@@ -168,7 +187,8 @@ class NoProp(DenoisingClassifier):
     def _step(self, name: str) -> None:
         """One optimiser step of one group of parameters along its gradient, which is then set to zero."""
         if name in self._optimizers:
-            _step(self._optimizer, self._params[name], self._grads[name], self._optimizers[name], self._value("clip"))
+            optimizer = self._embedding_optimizer if name == "embedding" else self._optimizer
+            _step(optimizer, self._params[name], self._grads[name], self._optimizers[name], self._value("clip"))
 
     def _tables(self) -> tuple[np.ndarray | None, np.ndarray | None]:
         """W_E and its gradient, both None for one-hot."""
@@ -228,7 +248,9 @@ class NoProp(DenoisingClassifier):
             return super().fit(X, y)
         if self.variant != "dt" or self.embedding != "onehot":
             what = f"variant is {self.variant!r} and embedding {self.embedding!r}"
-            raise ValueError(f"NoProp: {what}, but an executor needs independent blocks: variant 'dt', embedding 'onehot'")
+            raise ValueError(
+                f"NoProp: {what}, but an executor needs independent blocks: variant 'dt', embedding 'onehot'"
+            )
         self.begin(X, y)
         epochs = self._value("epochs")
         futures = {t: executor.submit(_train_block, self._job(t), epochs) for t in self._training_order()}
@@ -256,8 +278,8 @@ class NoProp(DenoisingClassifier):
             x, y, t, eps = self._X[rows], self._y[rows], rng.random(len(rows)), rng.standard_normal(shape, self.dtype)
             if self.variant == "ct":
                 eps_last = rng_last.standard_normal(shape, self.dtype)
-                model = net, self._readout, self._gamma, self._params, self._grads
-                terms = ct_loss(*model, W, dW, x, y, t, self._value("eta"), eps, eps_last, rng)
+                flow = net, self._readout, self._gamma, self._params, self._grads
+                terms = ct_loss(*flow, W, dW, x, y, t, self._value("eta"), eps, eps_last, rng)
             else:
                 path_noise = rng_last.standard_normal(shape, self.dtype) if self.sigma else None
                 model = net, self._readout, self._params, self._grads

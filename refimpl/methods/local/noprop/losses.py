@@ -10,13 +10,14 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from refimpl import ops
-from refimpl.models.diffusion import Chain, LearnedGamma, diffuse, prior_divergence, signal
+from refimpl.models.diffusion import Chain, LearnedGamma, Schedule, diffuse, prior_divergence, signal
 from refimpl.models.label_denoiser import Denoiser, ReadOut, add_rows, embed
-from refimpl.nn import Layer, Scope
+from refimpl.nn import Scope
 
 Groups = Mapping[str, Scope]
 
@@ -121,7 +122,7 @@ def dt_loss(
 def ct_loss(
     net: Denoiser,
     readout: ReadOut,
-    schedule: Layer,
+    schedule: Schedule,
     params: Groups,
     grads: Groups,
     W: np.ndarray | None,
@@ -148,8 +149,8 @@ def ct_loss(
 
     z = diffuse(u, now, eps)
     f, saved = net.forward(params["net"], (x, z, t), train=True, rng=rng)
-    noise_ratio = np.exp(-gamma[:B])  # SNR(t)
-    weight = eta / 2 * -dgamma[:B] * noise_ratio / B
+    snr_now = np.exp(-gamma[:B])
+    weight = eta / 2 * -dgamma[:B] * snr_now / B
     squared, p, duhat, df = ops.denoise_loss(f, y, weight.astype(f.dtype), W)
     dz = net.backward(params["net"], grads["net"], saved, df, need_dx=learned or dW is not None)
     cross_entropy, dz_last = _read(
@@ -160,7 +161,7 @@ def ct_loss(
     if learned:  # the weight depends on gamma and gamma', z on gamma; the prior on gamma(0), the read-out on gamma(1)
         by_gamma, by_slope = np.zeros(B + 2), np.zeros(B + 2)
         by_gamma[:B] = (dz * _dz_dgamma(u, now, eps)).sum(axis=1) - weight * squared
-        by_slope[:B] = -eta / 2 * noise_ratio * squared / B
+        by_slope[:B] = -eta / 2 * snr_now * squared / B
         by_gamma[B] = -dprior * first * (1 - first)
         by_gamma[B + 1] = (dz_last * _dz_dgamma(u, np.full(B, last), eps_last)).sum()
         schedule.backward(params["schedule"], grads["schedule"], kept, (by_gamma, by_slope))
@@ -219,10 +220,10 @@ def fm_loss(
         dv = dv + (1 - s) * h
     else:
         cross_entropy, _ = _read(readout, params["readout"], grads["readout"], W, None, y, u)
-        h = 0
+        h = None
     dz = net.backward(params["net"], grads["net"], saved, dv, need_dx=dW is not None)
     if dW is not None:
-        add_rows(dW, y, du + s * (dz + h))
+        add_rows(dW, y, du + s * (dz if h is None else dz + h))
     return Terms(float(np.vdot(error, error)) / B, cross_entropy)
 
 
@@ -237,6 +238,6 @@ def _read(readout, params, grads, W, dW, y, z, need_dz=False) -> tuple[float, np
     return float(loss), readout.backward(params, grads, saved, do, need_dz or dW is not None, dW)
 
 
-def _scaled(factor: float, a: np.ndarray) -> np.ndarray:
+def _scaled(factor: float, a: Any) -> np.ndarray:
     """factor * a in the dtype of a."""
     return a.dtype.type(factor) * a

@@ -9,7 +9,7 @@
 import numpy as np
 import pytest
 
-from refimpl.backends import dispatch, operations
+from refimpl.backends import dispatch, get_num_threads, operations, wisdom
 from refimpl.lab.cases import CASES
 
 
@@ -36,3 +36,18 @@ def test_cost_of_a_call(benchmark, way):
         benchmark(nothing.numpy if way == "body" else nothing, 1, y=2)
     finally:
         dispatch._registry.pop("nothing", None)
+
+
+@pytest.mark.parametrize("way", ["body", "untuned size", "chosen", "chosen, fewer threads"])
+def test_cost_of_wisdom(benchmark, way):
+    """What a call of a tuned operation pays for the decision: the budget is half a microsecond above the body."""
+
+    def nothing(x, out=None):
+        return x
+
+    declared = wisdom.Tunable("nothing", "x", None, lambda normal, n: {"x": normal(n)}, (4,))
+    n = get_num_threads()
+    ways = {(n, 4): ("native", -1 if way == "chosen, fewer threads" else n)}  # -1: a limit even where one thread is set
+    choose = wisdom.chooser(declared, ways, {"numpy": nothing, "native": nothing})
+    x = np.ones(16 if way != "untuned size" else 64, np.float32)
+    benchmark(nothing if way == "body" else choose, x)

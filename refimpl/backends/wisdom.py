@@ -7,7 +7,8 @@ the largest that was measured, and operations that were not tuned run as they wo
 `backend("native")` and `backend("numpy")`, always.
 
 The file is the one named by REFIMPL_WISDOM, else `wisdom.json` in the user's cache folder. REFIMPL_WISDOM=off switches
-wisdom off; an empty value counts as not set. One file serves several machines: entries belong to a processor with its
+wisdom off; an empty value counts as not set. A process reads it once, before its first call in "auto" (and again after
+tuning), so that importing costs nothing. One file serves several machines: entries belong to a processor with its
 caches, an instruction-set level, the versions of refimpl and NumPy, and a number of threads. It is replaced in one
 step under a lock, and what others stored meanwhile is kept. A file that is not as it should be is set aside (`.bad`)
 with one warning: the library then works as if there were none.
@@ -51,6 +52,7 @@ __all__ = [
     "load",
     "machine_key",
     "read",
+    "size",
     "spread",
     "store",
     "tunable",

@@ -44,7 +44,7 @@ from refimpl.lab.signals import Stop
 from refimpl.lab.text import duration, paragraph, short, table
 from refimpl.ops import tunables  # noqa: F401  (declares what can be tuned)
 
-__all__ = ["age", "place", "report", "run", "show"]
+__all__ = ["age", "place", "report", "run", "show", "state", "summary"]
 
 SAMPLE = 0.0005  # seconds of one turn, at least
 ROUNDS = 6

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import functools
 import gc
+import importlib
 import itertools
 import math
 import os
@@ -194,7 +195,7 @@ def run(
     torch: Any = None
     if against == "torch":
         try:
-            import torch
+            torch = importlib.import_module("torch")
         except ImportError:
             raise RunError("PyTorch is not installed: pip install torch, or leave out --against torch") from None
     chosen = [c for c in CASES if "ops" in kinds and c.op in operations() and (not names or c.op in names)]

@@ -421,18 +421,13 @@ def report(outcome: Mapping[str, Any]) -> str:
         for name in names:
             one, two = by[name, first], by[name, second]
             ratio = one["seconds"] / two["seconds"] if two["seconds"] else float("nan")
-            body.append(
-                (
-                    name,
-                    one["role"],
-                    percent(one["test_accuracy"]),
-                    percent(two["test_accuracy"]),
-                    f"{one['seconds']:.2f} s",
-                    f"{two['seconds']:.2f} s",
-                    f"{ratio:.1f}x",
-                )
-            )
-        head_row = ("learner", "role", f"test, {a}", f"test, {b}", f"time, {a}", f"time, {b}", "ratio")
-        text = table(head_row, body, right=(2, 3, 4, 5, 6))
+            accuracies = (f"{100 * r['test_accuracy']:.1f}" for r in (one, two))
+            seconds = (f"{r['seconds']:.2f}" for r in (one, two))
+            peaks = (f"{r['peak_bytes'] / 1e6:.1f}" for r in (one, two))
+            mark = " *" if one["role"] == "baseline" else ""
+            body.append((name + mark, *accuracies, *seconds, f"{ratio:.1f}x", *peaks))
+        head_row = ("learner", f"%, {a}", f"%, {b}", f"s, {a}", f"s, {b}", "ratio", f"MB, {a}", f"MB, {b}")
+        text = table(head_row, body, right=(1, 2, 3, 4, 5, 6, 7))
+        text += "\n\n%: test accuracy; s: training time; MB: peak memory of training; *: baseline"
     where = f"Figure: {outcome['figure']}" if outcome["figure"] else "No figure"
     return f"{head}\n\n{text}\n\n{where}\nAll of it: {outcome['folder']}"

@@ -23,8 +23,12 @@ from refimpl.nn.layers import (
     Upsample2d,
 )
 from refimpl.nn.params import Init, Parameter, Params, Scope
+from refimpl.nn.sequence import GRU, LSTM, RNN, SelfAttention
 
 __all__ = [
+    "GRU",
+    "LSTM",
+    "RNN",
     "Activation",
     "AvgPool2d",
     "BatchNorm",
@@ -48,6 +52,7 @@ __all__ = [
     "Reshape",
     "Residual",
     "Scope",
+    "SelfAttention",
     "Sequential",
     "Upsample2d",
     "declare_all",

@@ -258,7 +258,9 @@ def test_both_backends_side_by_side(tmp_path):
         ("native", "slow"),
     ]
     text = run.report(outcome)
-    assert "test, NumPy" in text and "time, C" in text and "ratio" in text and "NumPy and C core" in text
+    for column in ("%, NumPy", "%, C", "s, NumPy", "s, C", "ratio", "MB, NumPy", "MB, C"):
+        assert column in text
+    assert "NumPy and C core" in text and "slow *" in text and max(map(len, text.splitlines())) <= 80
     assert outcome["folder"] == "runs/fake-digits-001"
 
 

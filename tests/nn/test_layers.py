@@ -30,6 +30,14 @@ CASES = {
     "BatchNorm": (nn.BatchNorm(4), IMAGE),
     "Dropout": (nn.Dropout(0.4), (5, 6)),
     **{f"Activation {n}": (nn.Activation(n), (3, 5)) for n in ("identity", *layers._FROM_OUTPUT, *layers._FROM_INPUT)},
+    "RNN": (nn.RNN(4, 3), (2, 5, 4)),
+    "GRU": (nn.GRU(4, 3), (2, 5, 4)),
+    "LSTM": (nn.LSTM(4, 3), (2, 5, 4)),
+    "SelfAttention": (nn.SelfAttention(8, 2), (2, 5, 8)),
+    "SelfAttention, causal, rotary, grouped": (
+        nn.SelfAttention(8, 4, kv_heads=2, causal=True, rotary=True, bias=False),
+        (2, 5, 8),
+    ),
     "Sequential": (nn.Sequential(nn.Linear(5, 4), nn.Activation("tanh"), nn.Linear(4, 2)), (3, 5)),
     "Residual": (nn.Residual(nn.Sequential(nn.Linear(5, 5), nn.Activation("silu"))), (3, 5)),
     "Residual with shortcut": (nn.Residual(nn.Linear(5, 2), nn.Linear(5, 2)), (3, 5)),
@@ -39,8 +47,8 @@ CASES = {
 
 
 def test_every_layer_has_a_case():
-    names = {n for n, c in vars(layers).items() if inspect.isclass(c) and issubclass(c, nn.Layer) and n[0] != "_"}
-    assert names - {"Layer", "Embedding"} <= {case.split()[0] for case in CASES}
+    names = {n for n in nn.__all__ if inspect.isclass(c := getattr(nn, n)) and issubclass(c, nn.Layer)}
+    assert names - {"Layer", "Embedding"} <= {case.split()[0].rstrip(",") for case in CASES}
 
 
 @pytest.mark.parametrize("train", [False, True])
@@ -122,6 +130,9 @@ def test_dropout_is_the_identity_at_inference_and_unbiased_in_training():
         (lambda: nn.Activation("swoosh"), "expected one of identity"),
         (lambda: nn.Dropout(1.0), "0 <= rate < 1"),
         (lambda: nn.Upsample2d(2, "cubic"), "'nearest' or 'bilinear'"),
+        (lambda: nn.SelfAttention(10, 4), "multiple of heads = 4"),
+        (lambda: nn.SelfAttention(8, 4, kv_heads=3), "multiple of kv_heads = 3"),
+        (lambda: nn.SelfAttention(6, 2, rotary=True), "even width"),
         (lambda: nn.Sequential(nn.Flatten(), a=nn.Flatten()), "all by position or all by name"),
     ],
 )

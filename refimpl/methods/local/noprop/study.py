@@ -143,7 +143,7 @@ def _draw_training(ax: Any, results: list[dict[str, Any]], colours: Mapping[str,
             part = np.arange(1, len(curve) + 1) / len(curve)
             ax.plot(part, curve, "-.", color=colours[r["name"]], linewidth=1.2, label="FM (velocity)")
     ax.set(title="Training", xlabel="part of the training", ylabel="mean squared error", yscale="log")
-    ax.legend(loc="lower left")
+    ax.legend(loc="upper right")
 
 
 def _draw_bars(ax: Any, results: list[dict[str, Any]], colours: Mapping[str, str]) -> None:

@@ -51,6 +51,7 @@ ROUNDS = 6
 TURNS = 15
 MARGIN = 0.03
 CHANCE = 0.01
+NAME = 29  # columns that the table leaves for the name of an operation
 HOPELESS = 8  # times slower than the untuned choice in the first call: not worth a round
 
 Way = tuple[str, int]  # (body, threads); threads is 0 for NumPy
@@ -322,9 +323,17 @@ def _name(way: Sequence[Any]) -> str:
 
 
 def _compared(rows: Sequence[tuple[str, int, Sequence[Any], float, Sequence[Any], float]]) -> str:
-    """Untuned against tuned, within 80 columns."""
+    """Untuned against tuned, within 80 columns: the middle of a long name gives way."""
     body = [
-        (op, f"2^{size}", _name(was), short(was_s), _name(now), short(now_s), f"{was_s / max(now_s, 1e-12):.2f}x")
+        (
+            op if len(op) <= NAME else f"{op[: NAME // 2]}…{op[-(NAME // 2) :]}",
+            f"2^{size}",
+            _name(was),
+            short(was_s),
+            _name(now),
+            short(now_s),
+            f"{was_s / max(now_s, 1e-12):.2f}x",
+        )
         for op, size, was, was_s, now, now_s in rows
     ]
     return table(("operation", "size", "untuned", "time", "tuned", "time", "gain"), body, right=(1, 3, 5, 6))

@@ -1,6 +1,11 @@
 """Test tiers. Fast (every run): few drawn examples. REFIMPL_TEST_PROFILE=deep draws many more."""
 
 import os
+import signal
+
+# A background job is started with Ctrl-C ignored; tests that send it, and the processes they start, expect the default.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Test processes share the cores: OpenMP threads that wait should sleep, not spin. Read when the C core is loaded.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")

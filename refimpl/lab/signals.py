@@ -29,7 +29,7 @@ class Stop:
     def __enter__(self) -> Stop:
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM):
-                if signal.getsignal(number) is not signal.SIG_IGN:  # a background job keeps ignoring what it was told to
+                if signal.getsignal(number) is not signal.SIG_IGN:  # else it stays ignored
                     self._before[number] = signal.signal(number, self._handle)
         return self
 

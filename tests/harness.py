@@ -37,12 +37,22 @@ GRADIENTS: dict[str, Gradient] = {}
 class Gradient:
     """One forward/backward pair. `outputs`: how many leading results of the forward operation receive a gradient
     (dy is an array for 1, else a tuple). `smooth(args)`: False where the function has a kink within the step of the
-    central difference, so that no derivative exists to compare with."""
+    central difference, so that no derivative exists to compare with.
+
+    `options(draw)`: keyword arguments that only the backward operation knows (which surrogate, say). They go to `run`
+    and `smooth`, and to the peer, behind the forward operation's arguments.
+
+    `twin(args, **options)`: for an operation whose backward pass is by definition not its derivative (a spike's
+    surrogate gradient). It returns a function without arguments which reads the arrays in `args` and computes the same
+    results; central differences are taken of that function. At the arguments given to `twin` it must equal the
+    operation (`differentiated` checks this)."""
 
     run: Callable
     wrt: tuple[str, ...]
     outputs: int
-    smooth: Callable[[dict], bool]
+    smooth: Callable[..., bool]
+    options: Callable[[Callable], dict]
+    twin: Callable[..., Callable[[], tuple]] | None
 
 
 def _register(table: dict, *names: str) -> Callable:
@@ -68,11 +78,16 @@ def peer(*names: str) -> Callable:
 
 
 def gradient(
-    name: str, wrt: tuple[str, ...], outputs: int = 1, smooth: Callable[[dict], bool] = lambda args: True
+    name: str,
+    wrt: tuple[str, ...],
+    outputs: int = 1,
+    smooth: Callable[..., bool] = lambda args, **options: True,
+    options: Callable[[Callable], dict] = lambda draw: {},
+    twin: Callable[..., Callable[[], tuple]] | None = None,
 ) -> Callable:
     def put(function: Callable) -> Callable:
         assert name not in GRADIENTS, f"{name} is registered twice"
-        GRADIENTS[name] = Gradient(function, wrt, outputs, smooth)
+        GRADIENTS[name] = Gradient(function, wrt, outputs, smooth, options, twin)
         return function
 
     return put
@@ -226,6 +241,19 @@ def central_differences(f: Callable[[], float], x: np.ndarray, step: float = 1e-
         x[i] = old
         d[i] = (up - down) / (2 * h)
     return d
+
+
+def differentiated(name: str, args: dict, options: dict) -> Callable[[], tuple]:
+    """What central differences are taken of: the operation, or its twin, which must be it at these arguments."""
+    spec, op = GRADIENTS[name], operations()[name]
+    if spec.twin is None:
+        return lambda: as_tuple(op(**args))
+    twin = spec.twin(args, **options)
+    results, expected = as_tuple(twin()), as_tuple(op(**args))
+    assert len(results) == len(expected), f"{name}: its twin has {len(results)} results, expected {len(expected)}"
+    for result, own in zip(results, expected):
+        assert relative_error(np.asarray(result), np.asarray(own)) < 1e-12, f"{name}: its twin is another function"
+    return twin
 
 
 def relative_error(a: np.ndarray, b: np.ndarray) -> float:

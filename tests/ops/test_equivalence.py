@@ -15,6 +15,7 @@ from tests.harness import (
     assert_close,
     call,
     central_differences,
+    differentiated,
     layout,
     relative_error,
     team,
@@ -28,6 +29,10 @@ RELAXED = settings(deadline=None, suppress_health_check=list(HealthCheck))
 
 def draw_args(data, name, dtype):
     return data.draw(st.composite(lambda draw: INPUTS[name](draw, np.dtype(dtype)))(), label="args")
+
+
+def draw_options(data, spec):
+    return data.draw(st.composite(lambda draw: spec.options(draw))(), label="options")
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -70,16 +75,19 @@ def test_backward_equals_central_differences(name, body, data):
     floats = [v for v in args.values() if isinstance(v, np.ndarray) and v.dtype.kind == "f"]
     assume(all(np.isfinite(v).all() and (v.size == 0 or np.abs(v).max() < 100) for v in floats))
     assume(sum(args[w].size for w in spec.wrt if args.get(w) is not None) <= 400)
-    assume(spec.smooth(args))
+    options = draw_options(data, spec)
+    assume(spec.smooth(args, **options))
     op = OPERATIONS[name]
     with backend(body):
         outs = as_tuple(op(**args))[: spec.outputs]
         dys = tuple(array(data.draw, np.shape(o), np.float64) for o in outs)
-        _, grads = spec.run(args, dys[0] if spec.outputs == 1 else dys)
+        _, grads = spec.run(args, dys[0] if spec.outputs == 1 else dys, **options)
         assert set(grads) == {w for w in spec.wrt if args.get(w) is not None}
 
+        function = differentiated(name, args, options)
+
         def loss():
-            return sum(float(np.sum(dy * o)) for dy, o in zip(dys, as_tuple(op(**args))))
+            return sum(float(np.sum(dy * o)) for dy, o in zip(dys, function()))
 
         for w, analytic in grads.items():
             numeric = central_differences(loss, args[w])

@@ -37,12 +37,13 @@ def test_operation_equals_pytorch(name, body, data):
     floats = [v for v in args.values() if isinstance(v, np.ndarray) and v.dtype.kind == "f"]
     assume(all(np.isfinite(v).all() and (v.size == 0 or np.abs(v).max() < 1e3) for v in floats))
     assume(all(v.size for v in args.values() if isinstance(v, np.ndarray)))
-    assume(spec is None or spec.smooth(args))
+    options = data.draw(st.composite(lambda draw: spec.options(draw))(), label="options") if spec else {}
+    assume(spec is None or spec.smooth(args, **options))
     tensors = {k: torch.tensor(v) if isinstance(v, np.ndarray) else v for k, v in args.items()}
     for w in spec.wrt if spec else ():
         if tensors.get(w) is not None:
             tensors[w].requires_grad_(True)
-    theirs = as_tuple(PEERS[name](torch, **tensors))
+    theirs = as_tuple(PEERS[name](torch, **tensors, **options))
     with backend(body), np.errstate(all="ignore"):
         written = {k: v.copy() if k in op.inplace and isinstance(v, np.ndarray) else v for k, v in args.items()}
         result = op(**written)
@@ -54,7 +55,7 @@ def test_operation_equals_pytorch(name, body, data):
         if spec is None:
             return
         dys = tuple(array(data.draw, np.shape(o), np.float64) for o in ours[: spec.outputs])
-        _, grads = spec.run(args, dys[0] if spec.outputs == 1 else dys)
+        _, grads = spec.run(args, dys[0] if spec.outputs == 1 else dys, **options)
     loss = sum((torch.tensor(dy) * o).sum() for dy, o in zip(dys, theirs))
     loss.backward()
     for w, ours_d in grads.items():

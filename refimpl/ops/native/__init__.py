@@ -22,6 +22,7 @@ if native.lib is not None:
         segment,  # noqa: F401
         softmax,  # noqa: F401
         sparse,  # noqa: F401
+        spiking,  # noqa: F401
         update,  # noqa: F401
         upsample,  # noqa: F401
     )

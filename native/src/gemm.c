@@ -45,9 +45,15 @@
 #define VL ((i64)LANES)
 #define NR (NV * VL)
 
-/* Cache blocks: a sliver of B (KC x NR) in L1, a block of A (MC x KC) in L2, a panel of B (KC x NC) in L3. */
-#define KC 256
+/* Cache blocks: a block of A (MC x KC) and a sliver of B (KC x NR) in L2, a panel of B (KC x NC) in L3. A sliver that
+ * outgrows L1 costs less than the passes over C that a smaller KC would add: the kernel loads NV vectors of B for MR NV
+ * multiply-adds. */
+#define KC 384
+#ifdef RI_IS_F32
 #define MC 168
+#else
+#define MC 84
+#endif
 #define NC 2048
 
 typedef real vec __attribute__((vector_size(BYTES)));
@@ -188,6 +194,12 @@ INLINE void multiply(const int R, const int V, i64 kc, const real *a, i64 m, con
 #pragma GCC unroll 16
         for (int v = 0; v < V; v++) t[i][v] = (vec){0};
     }
+    if (R > 1 && add) {
+        for (i64 i = 0; i < m; i++) { /* the old C travels while the sum is formed */
+            __builtin_prefetch(c + i * ldc, 1);
+            __builtin_prefetch(c + i * ldc + n - 1, 1);
+        }
+    }
     for (i64 k = 0; k < kc; k++, a += R, b += sb) {
         vec row[NV];
 #pragma GCC unroll 16
@@ -198,7 +210,22 @@ INLINE void multiply(const int R, const int V, i64 kc, const real *a, i64 m, con
             for (int v = 0; v < V; v++) t[i][v] += a[i] * row[v];
         }
     }
-    if (m == R && n == V * VL && !bias && !add) {
+    if (m == R && n == V * VL) { /* a whole tile goes out of its registers */
+        if (bias) {
+#pragma GCC unroll 16
+            for (int v = 0; v < V; v++) {
+                vec x = load(bias + v * VL);
+#pragma GCC unroll 16
+                for (int i = 0; i < R; i++) t[i][v] += x;
+            }
+        }
+        if (add) {
+#pragma GCC unroll 16
+            for (int i = 0; i < R; i++) {
+#pragma GCC unroll 16
+                for (int v = 0; v < V; v++) t[i][v] += load(c + i * ldc + v * VL);
+            }
+        }
 #pragma GCC unroll 16
         for (int i = 0; i < R; i++) {
 #pragma GCC unroll 16
@@ -504,15 +531,15 @@ static void work(const product *p, int rank, int team, real *panel, real *mine) 
     i64 i0, i1;
     ri_share(p->M, MR, rank / tn, tm, &i0, &i1);
     int h = height(i1 - i0);
-    i64 rows = MC / h * h;
+    i64 rows = MC / h * h, steps = (p->K + KC - 1) / KC, depth = (p->K + steps - 1) / steps; /* equal parts of K */
     for (i64 jc = 0; jc < p->N; jc += NC) {
         i64 nc = least(NC, p->N - jc), j0, j1, p0, p1;
         ri_share(nc, NR, rank % tn, tn, &j0, &j1);
         ri_share(nc, NR, rank, team, &p0, &p1);
         i64 direct = read_direct(p) ? nc / NR * NR : 0;
         if (p0 < direct) p0 = least(direct, p1);
-        for (i64 pc = 0; pc < p->K; pc += KC) {
-            i64 kc = least(KC, p->K - pc);
+        for (i64 pc = 0; pc < p->K; pc += depth) {
+            i64 kc = least(depth, p->K - pc);
             int add = p->accumulate || pc > 0;
             const real *bias = p->bias && pc == 0 ? p->bias + jc : NULL;
             const real *b = p->b + jc * sb_j + pc * sb_k;

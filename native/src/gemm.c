@@ -129,30 +129,49 @@ INLINE void transpose(vec v[LANES]) {
 /* `w` rows of X, `sx` apart and consecutive along k, into one sliver out[k][width]; rows w .. width - 1 become zeros.
  * May write up to LANES - 1 elements past the sliver. */
 static void pack_rows(const real *x, i64 sx, i64 w, i64 kc, i64 width, real *out) {
-    i64 k0 = 0;
 #ifdef HAVE_TRANSPOSE
     /* Groups of LANES rows, the last first: where it is narrower than a vector its stores run over into what the other
      * groups, or the next k, write later. */
+    i64 k0 = kc / VL * VL;
     for (i64 g = (width - 1) / VL * VL; g >= 0; g -= VL) {
         i64 rows = w - g < VL ? w - g : VL;
-        for (k0 = 0; k0 + VL <= kc; k0 += VL) {
+        for (i64 k = 0; k < k0; k += VL) {
             vec v[LANES];
             if (rows == VL) {
 #pragma GCC unroll 16
-                for (int i = 0; i < LANES; i++) v[i] = load(x + (g + i) * sx + k0);
+                for (int i = 0; i < LANES; i++) v[i] = load(x + (g + i) * sx + k);
             } else {
 #pragma GCC unroll 16
-                for (int i = 0; i < LANES; i++) v[i] = i < rows ? load(x + (g + i) * sx + k0) : (vec){0};
+                for (int i = 0; i < LANES; i++) v[i] = i < rows ? load(x + (g + i) * sx + k) : (vec){0};
             }
             transpose(v);
 #pragma GCC unroll 16
-            for (int i = 0; i < LANES; i++) store(out + (k0 + i) * width + g, v[i]);
+            for (int i = 0; i < LANES; i++) store(out + (k + i) * width + g, v[i]);
         }
     }
-#endif
-    for (i64 k = k0; k < kc; k++) {
+    if (k0 == kc) return;
+    /* The last steps of k: whole vectors again, but for the rows where one would end behind the last element. */
+    i64 safe = w - (k0 + VL - kc + sx - 1) / sx;
+    for (i64 g = (width - 1) / VL * VL; g >= 0; g -= VL) {
+        vec v[LANES];
+        for (i64 i = 0; i < VL; i++) {
+            real part[LANES] = {0};
+            const real *row = x + (g + i) * sx;
+            if (g + i < safe) {
+                v[i] = load(row + k0);
+                continue;
+            }
+            for (i64 k = k0; k < kc && g + i < w; k++) part[k - k0] = row[k];
+            v[i] = load(part);
+        }
+        transpose(v);
+        for (i64 k = k0; k < kc; k++) store(out + k * width + g, v[k - k0]);
+    }
+#else
+    for (i64 k = 0; k < kc; k++) {
         for (i64 i = 0; i < width; i++) out[k * width + i] = i < w ? x[i * sx + k] : 0;
     }
+#endif
 }
 
 /* The same where the `w` rows are consecutive for each k and the steps of k lie `sx` apart. Whole vectors are copied as
@@ -289,13 +308,14 @@ static kernel *const kernels[MR][NV] = {
 };
 /* clang-format on */
 
-/* The height of tile that wastes the fewest rows on M. */
+/* The height of tile for M rows: few wasted rows, few tiles. */
 static int height(i64 M) {
+    if (M <= MR) return M > 0 ? (int)M : 1;
     int best = MR;
-    i64 least_rows = INT64_MAX;
-    for (int h = MR; h >= 1 && h >= MR - 3 - 16 * (M < MR); h--) {
-        i64 rows = up(M, h);
-        if (rows < least_rows) least_rows = rows, best = h;
+    i64 least_cost = INT64_MAX;
+    for (int h = MR; h > MR / 2; h--) {
+        i64 cost = (M + h - 1) / h * (2 * h + 1);
+        if (cost < least_cost) least_cost = cost, best = h;
     }
     return best;
 }

@@ -45,9 +45,15 @@
 #define VL ((i64)LANES)
 #define NR (NV * VL)
 
-/* Cache blocks: a sliver of B (KC x NR) in L1, a block of A (MC x KC) in L2, a panel of B (KC x NC) in L3. */
-#define KC 256
+/* Cache blocks: a block of A (MC x KC) and a sliver of B (KC x NR) in L2, a panel of B (KC x NC) in L3. A sliver that
+ * outgrows L1 costs less than the passes over C that a smaller KC would add: the kernel loads NV vectors of B for MR NV
+ * multiply-adds. */
+#define KC 384
+#ifdef RI_IS_F32
 #define MC 168
+#else
+#define MC 84
+#endif
 #define NC 2048
 
 typedef real vec __attribute__((vector_size(BYTES)));
@@ -123,30 +129,49 @@ INLINE void transpose(vec v[LANES]) {
 /* `w` rows of X, `sx` apart and consecutive along k, into one sliver out[k][width]; rows w .. width - 1 become zeros.
  * May write up to LANES - 1 elements past the sliver. */
 static void pack_rows(const real *x, i64 sx, i64 w, i64 kc, i64 width, real *out) {
-    i64 k0 = 0;
 #ifdef HAVE_TRANSPOSE
     /* Groups of LANES rows, the last first: where it is narrower than a vector its stores run over into what the other
      * groups, or the next k, write later. */
+    i64 k0 = kc / VL * VL;
     for (i64 g = (width - 1) / VL * VL; g >= 0; g -= VL) {
         i64 rows = w - g < VL ? w - g : VL;
-        for (k0 = 0; k0 + VL <= kc; k0 += VL) {
+        for (i64 k = 0; k < k0; k += VL) {
             vec v[LANES];
             if (rows == VL) {
 #pragma GCC unroll 16
-                for (int i = 0; i < LANES; i++) v[i] = load(x + (g + i) * sx + k0);
+                for (int i = 0; i < LANES; i++) v[i] = load(x + (g + i) * sx + k);
             } else {
 #pragma GCC unroll 16
-                for (int i = 0; i < LANES; i++) v[i] = i < rows ? load(x + (g + i) * sx + k0) : (vec){0};
+                for (int i = 0; i < LANES; i++) v[i] = i < rows ? load(x + (g + i) * sx + k) : (vec){0};
             }
             transpose(v);
 #pragma GCC unroll 16
-            for (int i = 0; i < LANES; i++) store(out + (k0 + i) * width + g, v[i]);
+            for (int i = 0; i < LANES; i++) store(out + (k + i) * width + g, v[i]);
         }
     }
-#endif
-    for (i64 k = k0; k < kc; k++) {
+    if (k0 == kc) return;
+    /* The last steps of k: whole vectors again, but for the rows where one would end behind the last element. */
+    i64 safe = w - (k0 + VL - kc + sx - 1) / sx;
+    for (i64 g = (width - 1) / VL * VL; g >= 0; g -= VL) {
+        vec v[LANES];
+        for (i64 i = 0; i < VL; i++) {
+            real part[LANES] = {0};
+            const real *row = x + (g + i) * sx;
+            if (g + i < safe) {
+                v[i] = load(row + k0);
+                continue;
+            }
+            for (i64 k = k0; k < kc && g + i < w; k++) part[k - k0] = row[k];
+            v[i] = load(part);
+        }
+        transpose(v);
+        for (i64 k = k0; k < kc; k++) store(out + k * width + g, v[k - k0]);
+    }
+#else
+    for (i64 k = 0; k < kc; k++) {
         for (i64 i = 0; i < width; i++) out[k * width + i] = i < w ? x[i * sx + k] : 0;
     }
+#endif
 }
 
 /* The same where the `w` rows are consecutive for each k and the steps of k lie `sx` apart. Whole vectors are copied as
@@ -179,26 +204,57 @@ static void pack(const real *x, i64 si, i64 sk, i64 n, i64 kc, i64 width, real *
 /* ------------------------------------------------------------------------------------------------ micro-kernel */
 
 /* C (m x n, at most R x V VL) = (add ? C : 0) + A sliver (kc x R)^T times B sliver (kc rows of V vectors, `sb` apart)
- * + bias. Inlined with constants R and V, so that the tile lies in registers. */
-INLINE void multiply(const int R, const int V, i64 kc, const real *a, i64 m, const real *b, i64 sb, i64 n,
-                     const real *bias, int add, real *c, i64 ldc) {
+ * + bias. Inlined with constants R and V, so that the tile lies in registers, and PACKED: else A is read where it lies,
+ * R = m rows `sa` apart. */
+INLINE void multiply(const int R, const int V, const int PACKED, i64 kc, const real *a, i64 sa, i64 m, const real *b,
+                     i64 sb, i64 n, const real *bias, int add, real *c, i64 ldc) {
     vec t[MR][NV];
 #pragma GCC unroll 16
     for (int i = 0; i < R; i++) {
 #pragma GCC unroll 16
         for (int v = 0; v < V; v++) t[i][v] = (vec){0};
     }
-    for (i64 k = 0; k < kc; k++, a += R, b += sb) {
+    if (R > 1 && add) {
+        for (i64 i = 0; i < m; i++) { /* the old C travels while the sum is formed */
+            __builtin_prefetch(c + i * ldc, 1);
+            __builtin_prefetch(c + i * ldc + n - 1, 1);
+        }
+    }
+    /* few registers reach R rows */
+    const real *a3 = R > 3 ? a + 3 * sa : a, *a6 = R > 6 ? a + 6 * sa : a, *a9 = R > 9 ? a + 9 * sa : a;
+    const real *a12 = R > 12 ? a + 12 * sa : a;
+    for (i64 k = 0; k < kc; k++, b += sb) {
         vec row[NV];
 #pragma GCC unroll 16
         for (int v = 0; v < V; v++) row[v] = load(b + v * VL);
 #pragma GCC unroll 16
         for (int i = 0; i < R; i++) {
+            const real *from = i < 3 ? a : i < 6 ? a3 : i < 9 ? a6 : i < 12 ? a9 : a12;
+            real x = PACKED ? a[i] : from[i % 3 * sa];
 #pragma GCC unroll 16
-            for (int v = 0; v < V; v++) t[i][v] += a[i] * row[v];
+            for (int v = 0; v < V; v++) t[i][v] += x * row[v];
         }
+        if (PACKED)
+            a += R;
+        else
+            a++, a3++, a6++, a9++, a12++;
     }
-    if (m == R && n == V * VL && !bias && !add) {
+    if (m == R && n == V * VL) { /* a whole tile goes out of its registers */
+        if (bias) {
+#pragma GCC unroll 16
+            for (int v = 0; v < V; v++) {
+                vec x = load(bias + v * VL);
+#pragma GCC unroll 16
+                for (int i = 0; i < R; i++) t[i][v] += x;
+            }
+        }
+        if (add) {
+#pragma GCC unroll 16
+            for (int i = 0; i < R; i++) {
+#pragma GCC unroll 16
+                for (int v = 0; v < V; v++) t[i][v] += load(c + i * ldc + v * VL);
+            }
+        }
 #pragma GCC unroll 16
         for (int i = 0; i < R; i++) {
 #pragma GCC unroll 16
@@ -227,31 +283,33 @@ INLINE void multiply(const int R, const int V, i64 kc, const real *a, i64 m, con
     }
 }
 
-typedef void kernel(i64 kc, const real *a, i64 m, const real *b, i64 sb, i64 n, const real *bias, int add, real *c,
-                    i64 ldc);
+typedef void kernel(i64 kc, const real *a, i64 sa, i64 m, const real *b, i64 sb, i64 n, const real *bias, int add,
+                    real *c, i64 ldc);
 
-#define KERNEL(R)                                                                                                     \
-    static void kernel_##R##_1(i64 kc, const real *a, i64 m, const real *b, i64 sb, i64 n, const real *bias, int add, \
-                               real *c, i64 ldc) {                                                                    \
-        multiply(R, 1, kc, a, m, b, sb, n, bias, add, c, ldc);                                                        \
-    }                                                                                                                 \
-    static void kernel_##R##_2(i64 kc, const real *a, i64 m, const real *b, i64 sb, i64 n, const real *bias, int add, \
-                               real *c, i64 ldc) {                                                                    \
-        multiply(R, 2, kc, a, m, b, sb, n, bias, add, c, ldc);                                                        \
+#define KERNEL(R, V, PACKED)                                                                                    \
+    static void kernel_##R##_##V##_##PACKED(i64 kc, const real *a, i64 sa, i64 m, const real *b, i64 sb, i64 n, \
+                                            const real *bias, int add, real *c, i64 ldc) {                      \
+        multiply(R, V, PACKED, kc, a, sa, m, b, sb, n, bias, add, c, ldc);                                      \
     }
-#define ENTRY(R) {kernel_##R##_1, kernel_##R##_2}
+#define KERNELS(R) KERNEL(R, 1, 0) KERNEL(R, 2, 0) KERNEL(R, 1, 1) KERNEL(R, 2, 1)
+#define ENTRY(R)                                \
+    {                                           \
+        {kernel_##R##_1_0, kernel_##R##_2_0}, { \
+            kernel_##R##_1_1, kernel_##R##_2_1  \
+        }                                       \
+    }
 
 /* clang-format off */
-KERNEL(1) KERNEL(2) KERNEL(3) KERNEL(4) KERNEL(5) KERNEL(6)
+KERNELS(1) KERNELS(2) KERNELS(3) KERNELS(4) KERNELS(5) KERNELS(6)
 #if MR > 6
-KERNEL(7) KERNEL(8) KERNEL(9) KERNEL(10) KERNEL(11) KERNEL(12)
+KERNELS(7) KERNELS(8) KERNELS(9) KERNELS(10) KERNELS(11) KERNELS(12)
 #endif
 #if MR > 12
-KERNEL(13) KERNEL(14)
+KERNELS(13) KERNELS(14)
 #endif
 
-/* by rows - 1 and vectors - 1 */
-static kernel *const kernels[MR][NV] = {
+/* by rows - 1, packed and vectors - 1 */
+static kernel *const kernels[MR][2][NV] = {
     ENTRY(1), ENTRY(2), ENTRY(3), ENTRY(4), ENTRY(5), ENTRY(6),
 #if MR > 6
     ENTRY(7), ENTRY(8), ENTRY(9), ENTRY(10), ENTRY(11), ENTRY(12),
@@ -262,28 +320,32 @@ static kernel *const kernels[MR][NV] = {
 };
 /* clang-format on */
 
-/* The height of tile that wastes the fewest rows on M. */
+/* The height of tile for M rows: few wasted rows, few tiles. */
 static int height(i64 M) {
+    if (M <= MR) return M > 0 ? (int)M : 1;
     int best = MR;
-    i64 least_rows = INT64_MAX;
-    for (int h = MR; h >= 1 && h >= MR - 3 - 16 * (M < MR); h--) {
-        i64 rows = up(M, h);
-        if (rows < least_rows) least_rows = rows, best = h;
+    i64 least_cost = INT64_MAX;
+    for (int h = MR; h > MR / 2; h--) {
+        i64 cost = (M + h - 1) / h * (2 * h + 1);
+        if (cost < least_cost) least_cost = cost, best = h;
     }
     return best;
 }
 
-/* One block of A (packed, mc x kc) times the columns [j0, j1) of a panel of B: packed, but for the slivers before
- * column `direct`, which are read where they lie, in rows `ldb` apart. */
-static void block(int h, i64 mc, i64 kc, i64 j0, i64 j1, const real *a, const real *panel, const real *b, i64 ldb,
-                  i64 direct, const real *bias, int add, real *c, i64 ldc) {
+/* One block of A times the columns [j0, j1) of a panel of B. A is packed (mc x kc) where `lda` is 0, else read where it
+ * lies. B is packed, but for the slivers before column `direct`, which are read where they lie, in rows `ldb` apart. */
+static void block(int h, i64 mc, i64 kc, i64 j0, i64 j1, const real *a, i64 lda, const real *panel, const real *b,
+                  i64 ldb, i64 direct, const real *bias, int add, real *c, i64 ldc) {
     for (i64 j = j0; j < j1; j += NR) {
         i64 n = least(NR, j1 - j);
-        kernel *run = kernels[h - 1][n > VL];
+        kernel *run = kernels[h - 1][!lda][n > VL];
         const real *sliver = j < direct ? b + j : panel + j * kc;
         i64 step = j < direct ? ldb : NR;
         for (i64 i = 0; i < mc; i += h) {
-            run(kc, a + i * kc, least(h, mc - i), sliver, step, n, bias ? bias + j : NULL, add, c + i * ldc + j, ldc);
+            i64 m = least(h, mc - i);
+            if (lda && m < h) run = kernels[m - 1][0][n > VL];
+            run(kc, a + i * (lda ? lda : kc), lda, m, sliver, step, n, bias ? bias + j : NULL, add, c + i * ldc + j,
+                ldc);
         }
     }
 }
@@ -489,6 +551,12 @@ static int read_direct(const product *p) {
     return p->M <= 64 || (p->M <= 256 && p->ldb <= 524288 / (i64)sizeof(real) / p->K);
 }
 
+/* Whether A is read where it lies: with few slivers of B, packing A costs more than it saves. Rows a multiple of 4096
+ * bytes apart share one set of L1, and bear fewer slivers. */
+static int read_rows(const product *p) {
+    return !p->ta && p->N <= (p->lda * (i64)sizeof(real) % 4096 == 0 ? 4 : 16) * NR;
+}
+
 static void together(int team) {
     if (team > 1) {
 #pragma omp barrier
@@ -503,16 +571,16 @@ static void work(const product *p, int rank, int team, real *panel, real *mine) 
     grid(p->M, p->N, team, &tm, &tn);
     i64 i0, i1;
     ri_share(p->M, MR, rank / tn, tm, &i0, &i1);
-    int h = height(i1 - i0);
-    i64 rows = MC / h * h;
+    int h = height(i1 - i0), rows_direct = read_rows(p);
+    i64 rows = MC / h * h, steps = (p->K + KC - 1) / KC, depth = (p->K + steps - 1) / steps; /* equal parts of K */
     for (i64 jc = 0; jc < p->N; jc += NC) {
         i64 nc = least(NC, p->N - jc), j0, j1, p0, p1;
         ri_share(nc, NR, rank % tn, tn, &j0, &j1);
         ri_share(nc, NR, rank, team, &p0, &p1);
         i64 direct = read_direct(p) ? nc / NR * NR : 0;
         if (p0 < direct) p0 = least(direct, p1);
-        for (i64 pc = 0; pc < p->K; pc += KC) {
-            i64 kc = least(KC, p->K - pc);
+        for (i64 pc = 0; pc < p->K; pc += depth) {
+            i64 kc = least(depth, p->K - pc);
             int add = p->accumulate || pc > 0;
             const real *bias = p->bias && pc == 0 ? p->bias + jc : NULL;
             const real *b = p->b + jc * sb_j + pc * sb_k;
@@ -520,8 +588,10 @@ static void work(const product *p, int rank, int team, real *panel, real *mine) 
             together(team);
             for (i64 ic = i0; ic < i1 && j0 < j1; ic += rows) {
                 i64 mc = least(rows, i1 - ic);
-                pack(p->a + ic * sa_i + pc * sa_k, sa_i, sa_k, mc, kc, h, mine);
-                block(h, mc, kc, j0, j1, mine, panel, b, p->ldb, direct, bias, add, p->c + ic * p->ldc + jc, p->ldc);
+                const real *a = p->a + ic * sa_i + pc * sa_k;
+                if (!rows_direct) pack(a, sa_i, sa_k, mc, kc, h, mine);
+                block(h, mc, kc, j0, j1, rows_direct ? a : mine, rows_direct ? p->lda : 0, panel, b, p->ldb, direct,
+                      bias, add, p->c + ic * p->ldc + jc, p->ldc);
             }
             together(team);
         }
@@ -575,11 +645,19 @@ static int loops(const product *p, i64 extra, int threads) {
     return failed ? RI_NOMEM : RI_OK;
 }
 
-/* A tall C of at most a vector's width wastes lanes: C^T = op(B)^T op(A)^T fills them. It is computed beside the panel
- * and turned round on its way to C. */
+/* C by way of C^T = op(B)^T op(A)^T, which is computed beside the panel and turned round on its way to C. */
 #define TALL 8192
 
-static int narrow(const product *p, int threads) {
+/* Two shapes gain: a tall C of at most a vector's width, which would waste lanes; and few rows times a B that lies
+ * transposed, which as the left operand is read where it lies (packing it costs N K steps, turning C costs M N). */
+static int better_turned(const product *p) {
+    i64 M = p->M, N = p->N;
+    if (N <= VL) return M >= 2 * VL && M <= TALL;
+    return p->tb && N >= 2 * NR && N <= TALL && M <= 4 * NR && p->K >= 2 * M && up(M, VL) - M <= VL / 4;
+}
+
+static int turned(const product *p, int threads) {
+    enum { ROWS = 64 };
     i64 M = p->M, N = p->N, extra = up(M * N, 16);
     i64 bytes = (i64)sizeof(real) * (extra + up(least(NC, M), NR) * least(KC, p->K));
     real *turned = ri_workspace(RI_WS_GEMM_B, (size_t)bytes); /* the same block that `loops` will ask for */
@@ -587,20 +665,23 @@ static int narrow(const product *p, int threads) {
     product q = {!p->tb, !p->ta, N, M, p->K, p->b, p->ldb, p->a, p->lda, NULL, 0, turned, M};
     int status = loops(&q, extra, threads);
     if (status != RI_OK) return status;
-    enum { ROWS = 64 };
-    real part[ROWS * LANES + LANES];
+    real part[ROWS * NV * LANES + LANES];
     for (i64 i0 = 0; i0 < M; i0 += ROWS) {
         i64 m = least(ROWS, M - i0);
-        pack_rows(turned + i0, M, N, m, N, part);
-        real *c = p->c + i0 * p->ldc;
-        if (p->ldc == N && !p->bias && !p->accumulate) {
-            memcpy(c, part, sizeof(real) * (size_t)(m * N));
-            continue;
-        }
-        for (i64 i = 0; i < m; i++) {
-            for (i64 j = 0; j < N; j++) {
-                real x = p->bias ? part[i * N + j] + p->bias[j] : part[i * N + j];
-                c[i * p->ldc + j] = p->accumulate ? c[i * p->ldc + j] + x : x;
+        for (i64 j0 = 0; j0 < N; j0 += NR) {
+            i64 n = least(NR, N - j0);
+            pack_rows(turned + j0 * M + i0, M, n, m, n, part);
+            real *c = p->c + i0 * p->ldc + j0;
+            const real *bias = p->bias ? p->bias + j0 : NULL;
+            if (p->ldc == n && !bias && !p->accumulate) {
+                memcpy(c, part, sizeof(real) * (size_t)(m * n));
+                continue;
+            }
+            for (i64 i = 0; i < m; i++) {
+                for (i64 j = 0; j < n; j++) {
+                    real x = bias ? part[i * n + j] + bias[j] : part[i * n + j];
+                    c[i * p->ldc + j] = p->accumulate ? c[i * p->ldc + j] + x : x;
+                }
             }
         }
     }
@@ -614,7 +695,7 @@ static int run(const product *p, int threads) {
         return RI_OK;
     }
     if (least(p->M, p->N) <= THIN) return thin_product(p, threads);
-    if (p->N <= VL && p->M >= 2 * VL && p->M <= TALL) return narrow(p, threads);
+    if (better_turned(p)) return turned(p, threads);
     return loops(p, 0, threads);
 }
 

@@ -6,14 +6,30 @@
 #include "matmul.h"
 #include "gemm.h"
 
+/* Whether the output's n elements overlap none of the input's m, and both are aligned. */
+static int plain(const real *out, i64 n, const real *in, i64 m) {
+    uintptr_t o = (uintptr_t)out, i = (uintptr_t)in;
+    int apart = n == 0 || m == 0 || o + (uintptr_t)n * sizeof(real) <= i || i + (uintptr_t)m * sizeof(real) <= o;
+    return apart && (o | i) % _Alignof(real) == 0;
+}
+
 int RI(matmul)(const real *a, const real *b, int transpose_a, int transpose_b, i64 B, i64 M, i64 N, i64 K, i64 lda,
                i64 a_step, i64 ldb, i64 b_step, real *out, i64 out_step, int threads) {
     return RI_INTERNAL(gemm_batch)(transpose_a, transpose_b, B, M, N, K, a, lda, a_step, b, ldb, b_step, 0, out, N,
                                    out_step, threads);
 }
 
+int RI(matmul_plain)(const real *a, const real *b, int transpose_a, int transpose_b, i64 M, i64 N, i64 K, real *out,
+                     int threads) {
+    if (!plain(out, M * N, a, M * K) || !plain(out, M * N, b, K * N)) return RI_NOT_PLAIN;
+    return RI_INTERNAL(gemm)(transpose_a, transpose_b, M, N, K, a, transpose_a ? M : K, b, transpose_b ? K : N, 0, out,
+                             N, threads);
+}
+
 int RI(linear)(const real *x, const real *weight, int transposed, const real *bias, i64 B, i64 D_in, i64 D_out,
                real *out, int threads) {
+    if (!plain(out, B * D_out, x, B * D_in) || !plain(out, B * D_out, weight, D_in * D_out)) return RI_NOT_PLAIN;
+    if (bias && !plain(out, B * D_out, bias, D_out)) return RI_NOT_PLAIN;
     return RI_INTERNAL(gemm_bias)(0, transposed, B, D_out, D_in, x, D_in, weight, transposed ? D_in : D_out, bias, 0,
                                   out, D_out, threads);
 }

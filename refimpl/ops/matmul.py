@@ -140,6 +140,8 @@ def linear(
     """
     shape = _check_linear_forward(x, weight, bias, out)
     y = np.empty(shape, x.dtype) if out is None else out
+    if bias is not None and np.may_share_memory(y, bias):
+        bias = bias.copy()
     np.matmul(x, weight, out=y)
     if bias is not None:
         y += bias

@@ -122,6 +122,45 @@ def test_out_is_written_and_returned_even_where_it_overlaps_an_input(body):
 
 
 @BODIES
+def test_bias_may_lie_in_out(body):
+    x, weight, out = normal(8, 5), normal(5, 8, seed=1), normal(8, 8, seed=2)
+    expected = x @ weight + out[3]
+    with backend(body):
+        assert ops.linear(x, weight, out[3], out=out) is out
+    assert np.allclose(out, expected)
+
+
+def misaligned(x):
+    """A C-contiguous copy whose address is no multiple of the element size."""
+    y = np.empty(x.nbytes + 1, np.uint8)[1:].view(x.dtype).reshape(x.shape)
+    y[...] = x
+    return y
+
+
+@BODIES
+@pytest.mark.parametrize("which", range(4))
+def test_misaligned_arrays_give_what_aligned_ones_give(body, which):
+    arrays = [normal(9, 7), normal(7, 6, seed=1), normal(6, seed=2), np.empty((9, 6))]
+    expected = arrays[0] @ arrays[1]
+    arrays[which] = misaligned(arrays[which])
+    a, b, bias, out = arrays
+    with backend(body):
+        assert ops.matmul(a, b, out=out) is out and np.allclose(out, expected)
+        assert np.allclose(ops.matmul(b, a, True, True, out=misaligned(out.T)), expected.T)
+        assert ops.linear(a, b, bias, out=out) is out and np.allclose(out, expected + bias)
+        dx, dweight, dbias = ops.linear_backward(misaligned(expected), a, b)
+    assert np.allclose(dx, expected @ b.T) and np.allclose(dweight, a.T @ expected)
+    assert np.allclose(dbias, expected.sum(axis=0))
+
+
+@BODIES
+def test_empty_operand_inside_out(body):
+    out = np.full((4, 4), np.nan)
+    with backend(body):
+        assert not ops.matmul(out.reshape(-1)[5:5].reshape(4, 0), np.ones((0, 4)), out=out).any()
+
+
+@BODIES
 def test_tied_weights_are_read_transposed(body):
     x, table, dy = normal(7, 20), normal(30, 20, seed=1), normal(7, 30, seed=2)
     with backend(body):

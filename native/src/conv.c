@@ -44,7 +44,12 @@ static inline int omp_get_num_threads(void) {
 #else
 #define VBYTES 16
 #endif
-#define VL (VBYTES / (i64)sizeof(real))
+#ifdef RI_IS_F32
+#define LANES (VBYTES / 4)
+#else
+#define LANES (VBYTES / 8)
+#endif
+#define VL ((i64)LANES)
 
 typedef real vec __attribute__((vector_size(VBYTES)));
 typedef real loose __attribute__((vector_size(VBYTES), aligned(sizeof(real)), may_alias)); /* at any address */
@@ -150,6 +155,90 @@ static block make_block(const geometry *g, const blocking *k, i64 index) {
         b, r, c, least(k->images, g->B - b), least(k->rows, k->total_rows - r), least(k->cols, k->total_cols - c)};
 }
 
+/* ------------------------------------------------------------------ transposes */
+
+#if defined(__clang__) || __GNUC__ >= 12
+#define HAVE_TRANSPOSE 1
+#if LANES == 16
+#define LOW 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23
+#define HIGH 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31
+#elif LANES == 8
+#define LOW 0, 8, 1, 9, 2, 10, 3, 11
+#define HIGH 4, 12, 5, 13, 6, 14, 7, 15
+#elif LANES == 4
+#define LOW 0, 4, 1, 5
+#define HIGH 2, 6, 3, 7
+#else
+#define LOW 0, 2
+#define HIGH 1, 3
+#endif
+
+/* v (LANES x LANES) = v^T: each round deals the first and the second half of the rows like two hands of cards. */
+static inline __attribute__((always_inline)) void transpose(vec v[LANES]) {
+#pragma GCC unroll 4
+    for (int round = 1; round < LANES; round *= 2) {
+        vec w[LANES];
+#pragma GCC unroll 8
+        for (int i = 0; i < LANES / 2; i++) {
+            w[2 * i] = __builtin_shufflevector(v[i], v[i + LANES / 2], LOW);
+            w[2 * i + 1] = __builtin_shufflevector(v[i], v[i + LANES / 2], HIGH);
+        }
+#pragma GCC unroll 16
+        for (int i = 0; i < LANES; i++) v[i] = w[i];
+    }
+}
+#endif
+
+/* dst[c][r] = src[r][c] for `rows` <= VL rows, 0 for the lanes r from there to VL; dst's rows lie `ds` apart. ds may be
+ * less than VL (and rows too, then): what a vector writes too much, the next overwrites, up to VL elements past the
+ * end. */
+static void to_lanes(const real *src, i64 ss, i64 rows, i64 cols, real *dst, i64 ds) {
+    i64 c = 0;
+#ifdef HAVE_TRANSPOSE
+    for (; cols >= VL && c < cols; c += VL) {
+        i64 at = least(c, cols - VL);
+        vec v[LANES];
+        if (rows == VL) {
+#pragma GCC unroll 16
+            for (int i = 0; i < LANES; i++) v[i] = *(const loose *)(src + i * ss + at);
+        } else {
+#pragma GCC unroll 16
+            for (int i = 0; i < LANES; i++) {
+                v[i] = (vec){0};
+                if (i < rows) v[i] = *(const loose *)(src + i * ss + at);
+            }
+        }
+        transpose(v);
+#pragma GCC unroll 16
+        for (int i = 0; i < LANES; i++) *(loose *)(dst + (at + i) * ds) = v[i];
+    }
+#endif
+    for (; c < cols; c++)
+        for (i64 r = 0; r < least(VL, ds); r++) dst[c * ds + r] = r < rows ? src[r * ss + c] : R(0.0);
+}
+
+/* dst[r][c] = src[c][r] for `rows` <= VL rows of dst; src's rows are vectors. */
+static void from_lanes(const vec *src, i64 rows, i64 cols, real *dst, i64 ds) {
+    i64 c = 0;
+#ifdef HAVE_TRANSPOSE
+    for (; cols >= VL && c < cols; c += VL) {
+        i64 at = least(c, cols - VL);
+        vec v[LANES];
+#pragma GCC unroll 16
+        for (int i = 0; i < LANES; i++) v[i] = src[at + i];
+        transpose(v);
+#pragma GCC unroll 16
+        for (int i = 0; i < LANES; i++)
+            if (i < rows) *(loose *)(dst + i * ds + at) = v[i];
+    }
+#endif
+    for (; c < cols; c++) {
+        real lane[LANES];
+        memcpy(lane, src + c, sizeof lane);
+        for (i64 r = 0; r < rows; r++) dst[r * ds + c] = lane[r];
+    }
+}
+
 /* ------------------------------------------------------------------ padded copies */
 
 /* dst[image][r][c] = src[image][h0 + sh r][w0 + sw c], 0 outside the H x W plane. */
@@ -246,21 +335,26 @@ static i64 make_spots(i64 images, i64 rows, i64 cols, i64 x0, i64 x_row, i64 x_i
 /* ------------------------------------------------------------------ collect: the micro-kernels */
 
 static __attribute__((noinline)) void scatter(const vec *v, const i64 *lane, real *y) {
-    real out[VL];
+    real out[LANES];
     memcpy(out, v, sizeof out);
     for (i64 l = 0; l < VL; l++)
         if (lane[l] >= 0) y[lane[l]] = out[l];
 }
 
 /* y[m][spot] = bias[m] + sum over k of weight[k][m] X[offset[k] + spot] for MR channels and NV spots; channels of y lie
- * `plane` apart. */
+ * `plane` apart. add: to what y holds, instead of bias (straight spots only). */
 #define TILE(MR, NV)                                                                                                   \
     static void tile_##MR##_##NV(const real *X, const i64 *offset, i64 K, const real *weight, const real *bias,        \
-                                 const spot *at, const i64 *lanes, real *y, i64 plane) {                               \
+                                 const spot *at, const i64 *lanes, int add, real *y, i64 plane) {                      \
         vec acc[MR][NV];                                                                                               \
         const real *p[NV];                                                                                             \
-        _Pragma("GCC unroll 8") for (int m = 0; m < MR; m++) _Pragma("GCC unroll 8") for (int v = 0; v < NV; v++)      \
-            acc[m][v] = (vec){0} + (bias ? bias[m] : R(0.0));                                                          \
+        if (add) {                                                                                                     \
+            _Pragma("GCC unroll 8") for (int m = 0; m < MR; m++) _Pragma("GCC unroll 8") for (int v = 0; v < NV; v++)  \
+                acc[m][v] = *(const loose *)(y + m * plane + at[v].y);                                                 \
+        } else {                                                                                                       \
+            _Pragma("GCC unroll 8") for (int m = 0; m < MR; m++) _Pragma("GCC unroll 8") for (int v = 0; v < NV; v++)  \
+                acc[m][v] = (vec){0} + (bias ? bias[m] : R(0.0));                                                      \
+        }                                                                                                              \
         _Pragma("GCC unroll 8") for (int v = 0; v < NV; v++) p[v] = X + at[v].x;                                       \
         for (i64 k = 0; k < K; k++) {                                                                                  \
             vec x[NV];                                                                                                 \
@@ -295,12 +389,13 @@ TILE(2, 1)
 TILE(1, 8)
 TILE(1, 1)
 
-#define RUN(MR, NV)                                                                                        \
-    do {                                                                                                   \
-        i64 s = 0;                                                                                         \
-        for (; s + NV <= n; s += NV)                                                                       \
-            tile_##MR##_##NV(X, offset, K, weight, bias, spots + s, lanes + s * VL, y, plane);             \
-        for (; s < n; s++) tile_##MR##_1(X, offset, K, weight, bias, spots + s, lanes + s * VL, y, plane); \
+#define RUN(MR, NV)                                                                                                \
+    do {                                                                                                           \
+        i64 s = 0;                                                                                                 \
+        for (; s + NV <= n; s += NV)                                                                               \
+            tile_##MR##_##NV(X, offset, K, weight, bias, spots + s, lanes ? lanes + s * VL : NULL, add, y, plane); \
+        for (; s < n; s++)                                                                                         \
+            tile_##MR##_1(X, offset, K, weight, bias, spots + s, lanes ? lanes + s * VL : NULL, add, y, plane);    \
     } while (0)
 
 /* Rows of the matrix that the next tile takes when m are left. */
@@ -308,11 +403,13 @@ static i64 tile_rows(i64 m) {
     return m >= MR_MOST ? MR_MOST : m >= 4 ? 4 : m >= 2 ? 2 : 1;
 }
 
-/* All M channels, all n spots; weight is packed as tile_rows says, [tile][k][row]. */
-static void product(i64 M, i64 K, const real *X, const i64 *offset, const real *weight, const real *bias, i64 n,
-                    const spot *spots, const i64 *lanes, real *y, i64 plane) {
+/* All M channels, all n spots; weight is packed as tile_rows says, [tile][k][row]. The sum runs over K of the `whole`
+ * steps that are packed, from step k0 on. */
+static void product(i64 M, i64 K, i64 k0, i64 whole, const real *X, const i64 *offset, const real *packed,
+                    const real *bias, i64 n, const spot *spots, const i64 *lanes, int add, real *y, i64 plane) {
     while (M > 0) {
         i64 rows = tile_rows(M);
+        const real *weight = packed + rows * k0;
 #if VBYTES == 64
         if (rows == 8)
             RUN(8, 3);
@@ -326,23 +423,211 @@ static void product(i64 M, i64 K, const real *X, const i64 *offset, const real *
         else
             RUN(1, 8);
         M -= rows;
-        weight += rows * K;
+        packed += rows * whole;
         y += rows * plane;
         if (bias) bias += rows;
     }
 }
 
-/* out[tile][k][row] of the matrix whose entry (m, k) is w[m row + offset of k]. Returns the end of what it wrote. */
-static real *pack(i64 M, i64 row, i64 Ka, i64 a_step, i64 Kb, i64 b_first, i64 b_by, i64 b_step, i64 Kc, i64 c_first,
-                  i64 c_by, const real *w, real *out) {
-    for (i64 m = 0, rows; m < M; m += rows) {
+/* Row h of the picture is row m of phase a: h + p = s m + a. Tap i of that phase meets it at row m - q_i of the map. */
+static i64 first_m(const axis *x, i64 a) {
+    return -floor_div(a - x->p, x->s); /* ceil((p - a) / s) */
+}
+static i64 end_m(const axis *x, i64 a) {
+    return floor_div(x->n - 1 + x->p - a, x->s) + 1;
+}
+static i64 taps_of(const axis *x, i64 slot) {
+    return parts(x->k - slot, x->t);
+}
+
+/* out[tile][k][row] of the M x K matrix w. May write up to VL elements past the end. */
+static void pack_map(i64 M, i64 K, const real *w, real *out) {
+    for (i64 m = 0, rows; m < M; m += rows, out += rows * K) {
         rows = tile_rows(M - m);
-        for (i64 a = 0; a < Ka; a++)
-            for (i64 b = b_first; b < Kb; b += b_by)
-                for (i64 c = c_first; c < Kc; c += c_by)
-                    for (i64 i = 0; i < rows; i++) *out++ = w[(m + i) * row + a * a_step + b * b_step + c];
+        to_lanes(w + m * K, K, rows, K, out, rows);
     }
-    return out;
+}
+
+/* out[c][k] = w[k][c row] for the taps k: i = i0, i0 + hi.t, ..., j = j0, ... */
+static inline __attribute__((always_inline)) void pack_taps(i64 rows, const axis *h, i64 i0, const axis *w, i64 j0,
+                                                            const real *weight, real *out) {
+    i64 taps = h->k * w->k;
+    for (i64 i = i0; i < h->k; i += h->t)
+        for (i64 j = j0; j < w->k; j += w->t)
+            for (i64 r = 0; r < rows; r++) *out++ = weight[r * taps + i * w->k + j];
+}
+
+/* The same for the matrix whose entry (c, (o, i, j)) is weight[o][c][i][j], taps of the slot (i0, j0). Returns the end
+ * of what it wrote. */
+static real *pack_picture(const geometry *g, i64 i0, i64 j0, const real *weight, real *out) {
+    i64 taps = g->h.k * g->w.k, some = taps_of(&g->h, i0) * taps_of(&g->w, j0), K = g->Og * some;
+    for (i64 c0 = 0, c1; c0 < g->Cg; c0 = c1) { /* read some lines of weight, write a few tiles */
+        c1 = least(c0 + 8 * MR_MOST, g->Cg);
+        for (i64 o = 0; o < g->Og; o++)
+            for (i64 c = c0, rows; c < c1; c += rows) {
+                rows = tile_rows(g->Cg - c);
+                const real *from = weight + o * g->K + c * taps;
+                real *to = out + c * K + o * some * rows;
+                if (rows == 8)
+                    pack_taps(8, &g->h, i0, &g->w, j0, from, to);
+                else if (rows == 4)
+                    pack_taps(4, &g->h, i0, &g->w, j0, from, to);
+                else
+                    pack_taps(rows, &g->h, i0, &g->w, j0, from, to);
+            }
+    }
+    return out + g->Cg * K;
+}
+
+/* FUNCTION(&job, lo, hi) over the thread's share of the items; one status. */
+#define SHARE(FUNCTION, job, items, team, status)                                          \
+    do {                                                                                   \
+        if ((team) == 1 || (items) <= 1)                                                   \
+            status = FUNCTION(job, 0, items);                                              \
+        else {                                                                             \
+            _Pragma("omp parallel num_threads(team) reduction(max : status)") {            \
+                i64 lo, hi;                                                                \
+                ri_share(items, 1, omp_get_thread_num(), omp_get_num_threads(), &lo, &hi); \
+                if (lo < hi) status = FUNCTION(job, lo, hi);                               \
+            }                                                                              \
+        }                                                                                  \
+    } while (0)
+
+/* ------------------------------------------------------------------ small maps: a lane for each image */
+
+/* Where rows are shorter than a vector, lanes between the rows would be lost. There a vector takes one position of VL
+ * images: the copy is [channel][slot][row][column][image], every load is aligned and no lane is idle. The result is
+ * made as [channel][position][image] and turned round at the end; the sum over the channels is cut where the copy
+ * outgrows its share of the cache, each part adding to that result.
+ *
+ * This serves collect (one program: the map, all taps) and spread (a program for each stride phase of the picture). */
+typedef struct {
+    const geometry *g;
+    int forward; /* collect, else spread */
+    const real *in, *bias, *packed;
+    real *out;
+    i64 N, M;            /* channels of a group: input, output */
+    i64 H, W, OH, OW;    /* planes of input and output */
+    i64 rows, cols;      /* of the copy */
+    i64 m0, n0;          /* spread: first position */
+    i64 channels, parts; /* input channels copied together; parts of the output channels (whole tiles) */
+} image_job;
+
+/* dst[r][c] = src[h0 + sh r][w0 + sw c], 0 outside the H x W plane: `fill` for vectors. */
+static void fill_vectors(const vec *src, i64 H, i64 W, i64 rows, i64 cols, i64 h0, i64 sh, i64 w0, i64 sw, vec *dst) {
+    for (i64 r = 0; r < rows; r++)
+        for (i64 c = 0; c < cols; c++) {
+            i64 h = h0 + sh * r, w = w0 + sw * c;
+            *dst++ = h >= 0 && h < H && w >= 0 && w < W ? src[h * W + w] : (vec){0};
+        }
+}
+
+static int image_items(const image_job *job, i64 lo, i64 hi) {
+    const geometry *g = job->g;
+    const axis *h = &g->h, *w = &g->w;
+    i64 slots = h->t * w->t, copies = job->forward ? slots : 1, taps = h->k * w->k;
+    i64 in_plane = job->H * job->W, out_plane = job->OH * job->OW, slab = job->rows * job->cols;
+    i64 m_part = parts(parts(job->M, job->parts), MR_MOST) * MR_MOST;
+    i64 vectors = job->channels * copies * slab + in_plane + least(m_part, job->M) * out_plane;
+    vec *X = ri_workspace(RI_WS_CONV, (size_t)vectors * sizeof(vec));
+    i64 bound = job->forward ? out_plane : (job->rows - h->q) * (job->cols - w->q);
+    i64 programs = job->forward ? 1 : slots;
+    i64 *offsets = ri_workspace(
+        RI_WS_OP, (size_t)(job->channels * taps + programs) * sizeof(i64) + (size_t)(programs * bound) * sizeof(spot));
+    if (!X || !offsets) return RI_NOMEM;
+    vec *plane = X + job->channels * copies * slab, *Y = plane + in_plane;
+    i64 *counts = offsets + job->channels * taps;
+    spot *spots = (spot *)(counts + programs);
+
+    i64 *offset = offsets;
+    if (job->forward) {
+        block whole = {0, 0, 0, 1, h->m, w->m};
+        geometry some = *g;
+        some.Cg = job->channels;
+        phase_offsets(&some, &whole, offset);
+        for (i64 k = 0; k < job->channels * taps; k++) offset[k] *= VL;
+        for (i64 r = 0; r < h->m; r++)
+            for (i64 c = 0; c < w->m; c++) spots[r * w->m + c] = (spot){(r * job->cols + c) * VL, (r * w->m + c) * VL};
+        counts[0] = out_plane;
+    } else {
+        for (i64 slot = 0; slot < slots; slot++) {
+            i64 i0 = slot / w->t, j0 = slot % w->t, ah = i0 * h->d % h->s, aw = j0 * w->d % w->s, n = 0;
+            for (i64 o = 0; o < job->channels; o++)
+                for (i64 i = i0; i < h->k; i += h->t)
+                    for (i64 j = j0; j < w->k; j += w->t)
+                        *offset++ = (o * slab + (h->q - i * h->d / h->s) * job->cols + w->q - j * w->d / w->s) * VL;
+            for (i64 m = most(job->m0, first_m(h, ah)); m < end_m(h, ah); m++)
+                for (i64 c = most(job->n0, first_m(w, aw)); c < end_m(w, aw); c++)
+                    spots[slot * bound + n++] = (spot){((m - job->m0) * job->cols + c - job->n0) * VL,
+                                                       ((h->s * m + ah - h->p) * w->n + w->s * c + aw - w->p) * VL};
+            counts[slot] = n;
+        }
+    }
+    int holes = !job->forward && (h->t < h->s || w->t < w->s); /* phases that no tap meets */
+
+    for (i64 item = lo; item < hi; item++) {
+        i64 part = item % job->parts, group = item / job->parts % g->G, b = item / job->parts / g->G * VL;
+        i64 images = least(VL, g->B - b), m0 = part * m_part, ms = least(m_part, job->M - m0);
+        if (ms <= 0) continue;
+        const real *bias = job->bias ? job->bias + group * job->M + m0 : NULL;
+        const real *in = job->in + (b * g->G + group) * job->N * in_plane;
+        if (holes)
+            for (i64 m = 0; m < ms; m++)
+                for (i64 i = 0; i < out_plane; i++) Y[m * out_plane + i] = (vec){0} + (bias ? bias[m] : R(0.0));
+        for (i64 c0 = 0; c0 < job->N; c0 += job->channels) {
+            i64 cs = least(job->channels, job->N - c0);
+            vec *X_end = X;
+            for (i64 c = c0; c < c0 + cs; c++) {
+                to_lanes(in + c * in_plane, g->G * job->N * in_plane, images, in_plane, (real *)plane, VL);
+                if (job->forward)
+                    for (i64 i = 0; i < h->t; i++)
+                        for (i64 j = 0; j < w->t; j++, X_end += slab)
+                            fill_vectors(plane, job->H, job->W, job->rows, job->cols, i * h->d % h->s - h->p, h->s,
+                                         j * w->d % w->s - w->p, w->s, X_end);
+                else {
+                    fill_vectors(plane, job->H, job->W, job->rows, job->cols, job->m0 - h->q, 1, job->n0 - w->q, 1,
+                                 X_end);
+                    X_end += slab;
+                }
+            }
+            offset = offsets;
+            const real *packed = job->packed + group * g->O * g->K / g->G;
+            for (i64 q = 0; q < programs; q++) {
+                i64 steps = job->forward ? taps : taps_of(h, q / w->t) * taps_of(w, q % w->t);
+                product(ms, cs * steps, c0 * steps, job->N * steps, (real *)X, offset, packed + m0 * job->N * steps,
+                        bias, counts[q], spots + q * bound, NULL, c0 > 0, (real *)Y, out_plane * VL);
+                offset += job->channels * steps;
+                packed += job->M * job->N * steps;
+            }
+        }
+        real *out = job->out + ((b * g->G + group) * job->M + m0) * out_plane;
+        for (i64 m = 0; m < ms; m++)
+            from_lanes(Y + m * out_plane, images, out_plane, out + m * out_plane, g->G * job->M * out_plane);
+    }
+    return RI_OK;
+}
+
+/* Whether the images' lanes are filled so much better than those of rows x cols positions (copied in rows of `cols` +
+ * q) that it pays, and the block is small enough. */
+static int lanes_of_images(const geometry *g, i64 rows, i64 cols, i64 q, i64 in_channels, i64 in, i64 out_channels,
+                           i64 out) {
+    i64 spots = cols < VL ? parts((rows - 1) * (cols + q) + cols, VL) : rows * parts(cols, VL);
+    double here = (double)(rows * cols) / (double)(spots * VL);
+    double there = (double)g->B / (double)(parts(g->B, VL) * VL);
+    return in_channels >= 8 && out_channels >= 8 && out <= 1024 && in <= 4096 && out_channels * out <= 65536 &&
+           there > 1.1 * here;
+}
+
+static int by_images(image_job *job, int team) {
+    const geometry *g = job->g;
+    i64 unit = job->rows * job->cols * VBYTES * (job->forward ? g->h.t * g->w.t : 1);
+    job->channels = parts(job->N, parts(job->N, most(4, BLOCK_BYTES / unit)));
+    i64 items = parts(g->B, VL) * g->G;
+    job->parts = items >= team ? 1 : least(parts(team, items), parts(job->M, MR_MOST));
+    items *= job->parts;
+    int status = RI_OK;
+    SHARE(image_items, job, items, team, status);
+    return status;
 }
 
 /* ------------------------------------------------------------------ collect: picture -> map */
@@ -378,36 +663,37 @@ static int collect_items(const collect_job *job, i64 lo, i64 hi) {
             last = b;
         }
         fill_phases(g, job->x, group * g->Cg, (group + 1) * g->Cg, &b, X);
-        product(g->Og, g->K, X, offset, job->packed + group * g->Og * g->K,
-                job->bias ? job->bias + group * g->Og : NULL, n, spots, lanes,
+        product(g->Og, g->K, 0, g->K, X, offset, job->packed + group * g->Og * g->K,
+                job->bias ? job->bias + group * g->Og : NULL, n, spots, lanes, 0,
                 job->y + (b.b * g->O + group * g->Og) * plane + b.r * g->w.m + b.c, plane);
     }
     return RI_OK;
 }
 
-/* FUNCTION(&job, lo, hi) over the thread's share of the items; one status. */
-#define SHARE(FUNCTION, job, items, team, status)                                          \
-    do {                                                                                   \
-        if ((team) == 1 || (items) <= 1)                                                   \
-            status = FUNCTION(job, 0, items);                                              \
-        else {                                                                             \
-            _Pragma("omp parallel num_threads(team) reduction(max : status)") {            \
-                i64 lo, hi;                                                                \
-                ri_share(items, 1, omp_get_thread_num(), omp_get_num_threads(), &lo, &hi); \
-                if (lo < hi) status = FUNCTION(job, lo, hi);                               \
-            }                                                                              \
-        }                                                                                  \
-    } while (0)
-
 static int collect(const geometry *g, const real *x, const real *weight, const real *bias, real *y, int threads) {
     if (g->B == 0) return RI_OK;
     int team = team_for(g, threads), status = RI_OK;
-    i64 taps = g->h.k * g->w.k;
-    real *packed = ri_workspace(RI_WS_OP2, (size_t)(g->O * g->K) * sizeof(real));
+    real *packed = ri_workspace(RI_WS_OP2, (size_t)(g->O * g->K + VL) * sizeof(real));
     if (!packed) return RI_NOMEM;
-    real *end = packed;
     for (i64 group = 0; group < g->G; group++)
-        end = pack(g->Og, g->K, g->Cg, taps, g->h.k, 0, 1, g->w.k, g->w.k, 0, 1, weight + group * g->Og * g->K, end);
+        pack_map(g->Og, g->K, weight + group * g->Og * g->K, packed + group * g->Og * g->K);
+    if (lanes_of_images(g, g->h.m, g->w.m, g->w.q, g->Cg, g->h.n * g->w.n, g->Og, g->h.m * g->w.m)) {
+        image_job job = {.g = g,
+                         .forward = 1,
+                         .in = x,
+                         .bias = bias,
+                         .packed = packed,
+                         .out = y,
+                         .N = g->Cg,
+                         .M = g->Og,
+                         .H = g->h.n,
+                         .W = g->w.n,
+                         .OH = g->h.m,
+                         .OW = g->w.m,
+                         .rows = g->h.m + g->h.q,
+                         .cols = g->w.m + g->w.q};
+        return by_images(&job, team);
+    }
     i64 unit = g->Cg * g->h.t * g->w.t * (i64)sizeof(real);
     blocking blocks = choose_blocks(g, unit, g->h.m, g->h.q, g->w.m, g->w.q, 48, team);
     collect_job job = {g, &blocks, x, bias, packed, y};
@@ -417,17 +703,6 @@ static int collect(const geometry *g, const real *x, const real *weight, const r
 }
 
 /* ------------------------------------------------------------------ spread: map -> picture */
-
-/* Row h of the picture is row m of phase a: h + p = s m + a. Tap i of that phase meets it at row m - q_i of the map. */
-static i64 first_m(const axis *x, i64 a) {
-    return -floor_div(a - x->p, x->s); /* ceil((p - a) / s) */
-}
-static i64 end_m(const axis *x, i64 a) {
-    return floor_div(x->n - 1 + x->p - a, x->s) + 1;
-}
-static i64 taps_of(const axis *x, i64 slot) {
-    return parts(x->k - slot, x->t);
-}
 
 typedef struct {
     const geometry *g;
@@ -483,9 +758,9 @@ static int spread_items(const spread_job *job, i64 lo, i64 hi) {
         const i64 *offset = offsets;
         for (i64 slot = 0; slot < slots; slot++) {
             i64 K = g->Og * taps_of(h, slot / w->t) * taps_of(w, slot % w->t);
-            product(g->Cg, K, X, offset, packed, job->bias ? job->bias + group * g->Cg : NULL, counts[slot],
-                    spots + slot * bound, lanes + slot * bound * VL, job->dx + (b.b * g->C + group * g->Cg) * picture,
-                    picture);
+            product(g->Cg, K, 0, K, X, offset, packed, job->bias ? job->bias + group * g->Cg : NULL, counts[slot],
+                    spots + slot * bound, lanes + slot * bound * VL, 0,
+                    job->dx + (b.b * g->C + group * g->Cg) * picture, picture);
             offset += K;
             packed += g->Cg * K;
         }
@@ -508,14 +783,29 @@ static int spread(const geometry *g, const real *dy, const real *weight, const r
     real *packed = ri_workspace(RI_WS_OP2, (size_t)(g->O * g->K) * sizeof(real));
     if (!packed) return RI_NOMEM;
     real *end = packed;
-    i64 taps = h->k * w->k;
     for (i64 group = 0; group < g->G; group++)
         for (i64 i = 0; i < h->t; i++)
-            for (i64 j = 0; j < w->t; j++)
-                end = pack(g->Cg, taps, g->Og, g->K, h->k, i, h->t, w->k, w->k, j, w->t, weight + group * g->Og * g->K,
-                           end);
+            for (i64 j = 0; j < w->t; j++) end = pack_picture(g, i, j, weight + group * g->Og * g->K, end);
     i64 m0 = h->p / h->s, n0 = w->p / w->s;
     i64 rows = (h->n - 1 + h->p) / h->s + 1 - m0, cols = (w->n - 1 + w->p) / w->s + 1 - n0;
+    if (lanes_of_images(g, rows, cols, w->q, g->Og, h->m * w->m, g->Cg, h->n * w->n)) {
+        image_job job = {.g = g,
+                         .in = dy,
+                         .bias = bias,
+                         .packed = packed,
+                         .out = dx,
+                         .N = g->Og,
+                         .M = g->Cg,
+                         .H = h->m,
+                         .W = w->m,
+                         .OH = h->n,
+                         .OW = w->n,
+                         .rows = rows + h->q,
+                         .cols = cols + w->q,
+                         .m0 = m0,
+                         .n0 = n0};
+        return by_images(&job, team);
+    }
     blocking blocks = choose_blocks(g, g->Og * (i64)sizeof(real), rows, h->q, cols, w->q, 48, team);
     spread_job job = {g, &blocks, dy, bias, packed, dx, m0, n0};
     i64 items = blocks.nb * blocks.nr * blocks.nc * g->G;
@@ -534,7 +824,7 @@ enum { MO = 3, NK = 4 };
 enum { CHUNKS = 16, RANGE = 16 * MO }; /* parts of the batch; channels of the map that share a copy of the picture */
 
 static inline real lanes_sum(vec v) {
-    real lane[VL];
+    real lane[LANES];
     memcpy(lane, &v, sizeof lane);
     real sum = R(0.0);
 #pragma omp simd reduction(+ : sum)

@@ -54,7 +54,7 @@ static inline int omp_get_num_threads(void) {
 typedef real vec __attribute__((vector_size(VBYTES)));
 typedef real loose __attribute__((vector_size(VBYTES), aligned(sizeof(real)), may_alias)); /* at any address */
 
-enum { BLOCK_BYTES = 384 << 10 }; /* of a padded copy */
+enum { BLOCK_BYTES = 384 << 10, IMAGE_BYTES = 640 << 10 }; /* of a padded copy; with a lane for each image */
 
 /* ------------------------------------------------------------------ geometry */
 
@@ -241,6 +241,17 @@ static void from_lanes(const vec *src, i64 rows, i64 cols, real *dst, i64 ds) {
 
 /* ------------------------------------------------------------------ padded copies */
 
+/* memcpy of few elements */
+static inline void copy(real *dst, const real *src, i64 n) {
+    i64 i = 0;
+    for (; i + VL <= n; i += VL) *(loose *)(dst + i) = *(const loose *)(src + i);
+    if (i == n) return;
+    if (n >= VL)
+        *(loose *)(dst + n - VL) = *(const loose *)(src + n - VL);
+    else
+        for (; i < n; i++) dst[i] = src[i];
+}
+
 /* dst[image][r][c] = src[image][h0 + sh r][w0 + sw c], 0 outside the H x W plane. */
 static void fill(const real *src, i64 src_image, i64 H, i64 W, i64 images, i64 rows, i64 cols, i64 h0, i64 sh, i64 w0,
                  i64 sw, real *dst) {
@@ -256,7 +267,7 @@ static void fill(const real *src, i64 src_image, i64 H, i64 W, i64 images, i64 r
             const real *row = src + h * W + w0;
             for (i64 c = 0; c < lo; c++) dst[c] = R(0.0);
             if (sw == 1)
-                memcpy(dst + lo, row + lo, (size_t)(hi - lo) * sizeof(real));
+                copy(dst + lo, row + lo, hi - lo);
             else if (sw == 2)
                 for (i64 c = lo; c < hi; c++) dst[c] = row[2 * c];
             else
@@ -403,13 +414,11 @@ static i64 tile_rows(i64 m) {
     return m >= MR_MOST ? MR_MOST : m >= 4 ? 4 : m >= 2 ? 2 : 1;
 }
 
-/* All M channels, all n spots; weight is packed as tile_rows says, [tile][k][row]. The sum runs over K of the `whole`
- * steps that are packed, from step k0 on. */
-static void product(i64 M, i64 K, i64 k0, i64 whole, const real *X, const i64 *offset, const real *packed,
-                    const real *bias, i64 n, const spot *spots, const i64 *lanes, int add, real *y, i64 plane) {
+/* All M channels, all n spots; weight is packed as tile_rows says, [tile][k][row]. */
+static void product(i64 M, i64 K, const real *X, const i64 *offset, const real *weight, const real *bias, i64 n,
+                    const spot *spots, const i64 *lanes, int add, real *y, i64 plane) {
     while (M > 0) {
         i64 rows = tile_rows(M);
-        const real *weight = packed + rows * k0;
 #if VBYTES == 64
         if (rows == 8)
             RUN(8, 3);
@@ -423,7 +432,7 @@ static void product(i64 M, i64 K, i64 k0, i64 whole, const real *X, const i64 *o
         else
             RUN(1, 8);
         M -= rows;
-        packed += rows * whole;
+        weight += rows * K;
         y += rows * plane;
         if (bias) bias += rows;
     }
@@ -440,11 +449,20 @@ static i64 taps_of(const axis *x, i64 slot) {
     return parts(x->k - slot, x->t);
 }
 
+/* out[k][row] = w[row][k], rows of w `K` apart. May write up to VL elements past the end. */
+static void pack_rows(const real *w, i64 K, i64 rows, i64 n, real *out) {
+    if (rows <= VL)
+        to_lanes(w, K, rows, n, out, rows);
+    else
+        for (i64 k = 0; k < n; k++)
+            for (i64 r = 0; r < rows; r++) out[k * rows + r] = w[r * K + k];
+}
+
 /* out[tile][k][row] of the M x K matrix w. May write up to VL elements past the end. */
 static void pack_map(i64 M, i64 K, const real *w, real *out) {
     for (i64 m = 0, rows; m < M; m += rows, out += rows * K) {
         rows = tile_rows(M - m);
-        to_lanes(w + m * K, K, rows, K, out, rows);
+        pack_rows(w + m * K, K, rows, K, out);
     }
 }
 
@@ -457,23 +475,48 @@ static inline __attribute__((always_inline)) void pack_taps(i64 rows, const axis
             for (i64 r = 0; r < rows; r++) *out++ = weight[r * taps + i * w->k + j];
 }
 
-/* The same for the matrix whose entry (c, (o, i, j)) is weight[o][c][i][j], taps of the slot (i0, j0). Returns the end
- * of what it wrote. */
+/* The same with vectors, for MR_MOST rows of at most VL taps; reads VL elements from each row on. */
+static inline void pack_tile(const axis *h, i64 i0, const axis *w, i64 j0, const real *weight, real *out) {
+#ifdef HAVE_TRANSPOSE
+    i64 taps = h->k * w->k;
+    vec v[LANES];
+#pragma GCC unroll 16
+    for (int r = 0; r < LANES; r++) {
+        v[r] = (vec){0};
+        if (r < MR_MOST) v[r] = *(const loose *)(weight + r * taps);
+    }
+    transpose(v);
+    real tap[LANES * LANES];
+    memcpy(tap, v, sizeof tap);
+    for (i64 i = i0; i < h->k; i += h->t)
+        for (i64 j = j0; j < w->k; j += w->t, out += MR_MOST)
+            memcpy(out, tap + (i * w->k + j) * VL, MR_MOST * sizeof(real));
+#else
+    pack_taps(MR_MOST, h, i0, w, j0, weight, out);
+#endif
+}
+
+/* The same for one of a group's channels o and `rows` channels from c on. */
+static void pack_channel(const geometry *g, i64 i0, i64 j0, const real *weight, i64 o, i64 c, i64 rows, real *out) {
+    i64 taps = g->h.k * g->w.k, at = o * g->K + c * taps;
+    if (rows == MR_MOST && MR_MOST <= VL && taps <= VL && at + (rows - 1) * taps + VL <= g->Og * g->K)
+        pack_tile(&g->h, i0, &g->w, j0, weight + at, out);
+    else if (rows == MR_MOST)
+        pack_taps(MR_MOST, &g->h, i0, &g->w, j0, weight + at, out);
+    else
+        pack_taps(rows, &g->h, i0, &g->w, j0, weight + at, out);
+}
+
+/* out[tile][k][row] of the matrix whose entry (c, (o, i, j)) is weight[o][c][i][j], taps of the slot (i0, j0). Returns
+ * the end of what it wrote. */
 static real *pack_picture(const geometry *g, i64 i0, i64 j0, const real *weight, real *out) {
-    i64 taps = g->h.k * g->w.k, some = taps_of(&g->h, i0) * taps_of(&g->w, j0), K = g->Og * some;
+    i64 some = taps_of(&g->h, i0) * taps_of(&g->w, j0), K = g->Og * some;
     for (i64 c0 = 0, c1; c0 < g->Cg; c0 = c1) { /* read some lines of weight, write a few tiles */
         c1 = least(c0 + 8 * MR_MOST, g->Cg);
         for (i64 o = 0; o < g->Og; o++)
             for (i64 c = c0, rows; c < c1; c += rows) {
                 rows = tile_rows(g->Cg - c);
-                const real *from = weight + o * g->K + c * taps;
-                real *to = out + c * K + o * some * rows;
-                if (rows == 8)
-                    pack_taps(8, &g->h, i0, &g->w, j0, from, to);
-                else if (rows == 4)
-                    pack_taps(4, &g->h, i0, &g->w, j0, from, to);
-                else
-                    pack_taps(rows, &g->h, i0, &g->w, j0, from, to);
+                pack_channel(g, i0, j0, weight, o, c, rows, out + c * K + o * some * rows);
             }
     }
     return out + g->Cg * K;
@@ -504,7 +547,7 @@ static real *pack_picture(const geometry *g, i64 i0, i64 j0, const real *weight,
 typedef struct {
     const geometry *g;
     int forward; /* collect, else spread */
-    const real *in, *bias, *packed;
+    const real *in, *bias, *weight;
     real *out;
     i64 N, M;            /* channels of a group: input, output */
     i64 H, W, OH, OW;    /* planes of input and output */
@@ -528,13 +571,15 @@ static int image_items(const image_job *job, i64 lo, i64 hi) {
     i64 slots = h->t * w->t, copies = job->forward ? slots : 1, taps = h->k * w->k;
     i64 in_plane = job->H * job->W, out_plane = job->OH * job->OW, slab = job->rows * job->cols;
     i64 m_part = parts(parts(job->M, job->parts), MR_MOST) * MR_MOST;
-    i64 vectors = job->channels * copies * slab + in_plane + least(m_part, job->M) * out_plane;
+    int whole = job->channels == job->N; /* then a tile of the result is ready at once */
+    i64 vectors = job->channels * copies * slab + in_plane + least(whole ? MR_MOST : m_part, job->M) * out_plane;
     vec *X = ri_workspace(RI_WS_CONV, (size_t)vectors * sizeof(vec));
+    real *packed = ri_workspace(RI_WS_GEMM_B, (size_t)(job->channels * taps * MR_MOST + VL) * sizeof(real));
     i64 bound = job->forward ? out_plane : (job->rows - h->q) * (job->cols - w->q);
     i64 programs = job->forward ? 1 : slots;
     i64 *offsets = ri_workspace(
         RI_WS_OP, (size_t)(job->channels * taps + programs) * sizeof(i64) + (size_t)(programs * bound) * sizeof(spot));
-    if (!X || !offsets) return RI_NOMEM;
+    if (!X || !packed || !offsets) return RI_NOMEM;
     vec *plane = X + job->channels * copies * slab, *Y = plane + in_plane;
     i64 *counts = offsets + job->channels * taps;
     spot *spots = (spot *)(counts + programs);
@@ -571,9 +616,6 @@ static int image_items(const image_job *job, i64 lo, i64 hi) {
         if (ms <= 0) continue;
         const real *bias = job->bias ? job->bias + group * job->M + m0 : NULL;
         const real *in = job->in + (b * g->G + group) * job->N * in_plane;
-        if (holes)
-            for (i64 m = 0; m < ms; m++)
-                for (i64 i = 0; i < out_plane; i++) Y[m * out_plane + i] = (vec){0} + (bias ? bias[m] : R(0.0));
         for (i64 c0 = 0; c0 < job->N; c0 += job->channels) {
             i64 cs = least(job->channels, job->N - c0);
             vec *X_end = X;
@@ -590,19 +632,34 @@ static int image_items(const image_job *job, i64 lo, i64 hi) {
                     X_end += slab;
                 }
             }
-            offset = offsets;
-            const real *packed = job->packed + group * g->O * g->K / g->G;
-            for (i64 q = 0; q < programs; q++) {
-                i64 steps = job->forward ? taps : taps_of(h, q / w->t) * taps_of(w, q % w->t);
-                product(ms, cs * steps, c0 * steps, job->N * steps, (real *)X, offset, packed + m0 * job->N * steps,
-                        bias, counts[q], spots + q * bound, NULL, c0 > 0, (real *)Y, out_plane * VL);
-                offset += job->channels * steps;
-                packed += job->M * job->N * steps;
+            int last = c0 + cs == job->N;
+            for (i64 m = 0, tile; m < ms; m += tile) {
+                tile = tile_rows(ms - m);
+                vec *result = Y + (whole ? 0 : m * out_plane);
+                const real *constant = bias ? bias + m : NULL;
+                if (holes && c0 == 0)
+                    for (i64 i = 0; i < tile * out_plane; i++)
+                        result[i] = (vec){0} + (constant ? constant[i / out_plane] : R(0.0));
+                offset = offsets;
+                const real *weight = job->weight + group * job->M * job->N * taps;
+                for (i64 q = 0; q < programs; q++) {
+                    i64 steps = job->forward ? taps : taps_of(h, q / w->t) * taps_of(w, q % w->t);
+                    if (job->forward)
+                        pack_rows(weight + (m0 + m) * g->K + c0 * taps, g->K, tile, cs * taps, packed);
+                    else
+                        for (i64 c = 0; c < cs; c++)
+                            pack_channel(g, q / w->t, q % w->t, weight, c0 + c, m0 + m, tile,
+                                         packed + c * steps * tile);
+                    product(tile, cs * steps, (real *)X, offset, packed, constant, counts[q], spots + q * bound, NULL,
+                            c0 > 0, (real *)result, out_plane * VL);
+                    offset += job->channels * steps;
+                }
+                real *out = job->out + ((b * g->G + group) * job->M + m0 + m) * out_plane;
+                for (i64 i = 0; last && i < tile; i++)
+                    from_lanes(result + i * out_plane, images, out_plane, out + i * out_plane,
+                               g->G * job->M * out_plane);
             }
         }
-        real *out = job->out + ((b * g->G + group) * job->M + m0) * out_plane;
-        for (i64 m = 0; m < ms; m++)
-            from_lanes(Y + m * out_plane, images, out_plane, out + m * out_plane, g->G * job->M * out_plane);
     }
     return RI_OK;
 }
@@ -621,7 +678,7 @@ static int lanes_of_images(const geometry *g, i64 rows, i64 cols, i64 q, i64 in_
 static int by_images(image_job *job, int team) {
     const geometry *g = job->g;
     i64 unit = job->rows * job->cols * VBYTES * (job->forward ? g->h.t * g->w.t : 1);
-    job->channels = parts(job->N, parts(job->N, most(4, BLOCK_BYTES / unit)));
+    job->channels = parts(job->N, parts(job->N, most(4, IMAGE_BYTES / unit)));
     i64 items = parts(g->B, VL) * g->G;
     job->parts = items >= team ? 1 : least(parts(team, items), parts(job->M, MR_MOST));
     items *= job->parts;
@@ -663,7 +720,7 @@ static int collect_items(const collect_job *job, i64 lo, i64 hi) {
             last = b;
         }
         fill_phases(g, job->x, group * g->Cg, (group + 1) * g->Cg, &b, X);
-        product(g->Og, g->K, 0, g->K, X, offset, job->packed + group * g->Og * g->K,
+        product(g->Og, g->K, X, offset, job->packed + group * g->Og * g->K,
                 job->bias ? job->bias + group * g->Og : NULL, n, spots, lanes, 0,
                 job->y + (b.b * g->O + group * g->Og) * plane + b.r * g->w.m + b.c, plane);
     }
@@ -673,16 +730,12 @@ static int collect_items(const collect_job *job, i64 lo, i64 hi) {
 static int collect(const geometry *g, const real *x, const real *weight, const real *bias, real *y, int threads) {
     if (g->B == 0) return RI_OK;
     int team = team_for(g, threads), status = RI_OK;
-    real *packed = ri_workspace(RI_WS_OP2, (size_t)(g->O * g->K + VL) * sizeof(real));
-    if (!packed) return RI_NOMEM;
-    for (i64 group = 0; group < g->G; group++)
-        pack_map(g->Og, g->K, weight + group * g->Og * g->K, packed + group * g->Og * g->K);
     if (lanes_of_images(g, g->h.m, g->w.m, g->w.q, g->Cg, g->h.n * g->w.n, g->Og, g->h.m * g->w.m)) {
         image_job job = {.g = g,
                          .forward = 1,
                          .in = x,
                          .bias = bias,
-                         .packed = packed,
+                         .weight = weight,
                          .out = y,
                          .N = g->Cg,
                          .M = g->Og,
@@ -694,6 +747,10 @@ static int collect(const geometry *g, const real *x, const real *weight, const r
                          .cols = g->w.m + g->w.q};
         return by_images(&job, team);
     }
+    real *packed = ri_workspace(RI_WS_OP2, (size_t)(g->O * g->K + VL) * sizeof(real));
+    if (!packed) return RI_NOMEM;
+    for (i64 group = 0; group < g->G; group++)
+        pack_map(g->Og, g->K, weight + group * g->Og * g->K, packed + group * g->Og * g->K);
     i64 unit = g->Cg * g->h.t * g->w.t * (i64)sizeof(real);
     blocking blocks = choose_blocks(g, unit, g->h.m, g->h.q, g->w.m, g->w.q, 48, team);
     collect_job job = {g, &blocks, x, bias, packed, y};
@@ -758,7 +815,7 @@ static int spread_items(const spread_job *job, i64 lo, i64 hi) {
         const i64 *offset = offsets;
         for (i64 slot = 0; slot < slots; slot++) {
             i64 K = g->Og * taps_of(h, slot / w->t) * taps_of(w, slot % w->t);
-            product(g->Cg, K, 0, K, X, offset, packed, job->bias ? job->bias + group * g->Cg : NULL, counts[slot],
+            product(g->Cg, K, X, offset, packed, job->bias ? job->bias + group * g->Cg : NULL, counts[slot],
                     spots + slot * bound, lanes + slot * bound * VL, 0,
                     job->dx + (b.b * g->C + group * g->Cg) * picture, picture);
             offset += K;
@@ -772,6 +829,26 @@ static int spread(const geometry *g, const real *dy, const real *weight, const r
     if (g->B == 0) return RI_OK;
     const axis *h = &g->h, *w = &g->w;
     int team = team_for(g, threads), status = RI_OK;
+    i64 m0 = h->p / h->s, n0 = w->p / w->s;
+    i64 rows = (h->n - 1 + h->p) / h->s + 1 - m0, cols = (w->n - 1 + w->p) / w->s + 1 - n0;
+    if (lanes_of_images(g, rows, cols, w->q, g->Og, h->m * w->m, g->Cg, h->n * w->n)) {
+        image_job job = {.g = g,
+                         .in = dy,
+                         .bias = bias,
+                         .weight = weight,
+                         .out = dx,
+                         .N = g->Og,
+                         .M = g->Cg,
+                         .H = h->m,
+                         .W = w->m,
+                         .OH = h->n,
+                         .OW = w->n,
+                         .rows = rows + h->q,
+                         .cols = cols + w->q,
+                         .m0 = m0,
+                         .n0 = n0};
+        return by_images(&job, team);
+    }
     if (h->t < h->s || w->t < w->s) { /* phases that no tap meets */
         i64 picture = h->n * w->n;
         for (i64 b = 0; b < g->B; b++)
@@ -786,26 +863,6 @@ static int spread(const geometry *g, const real *dy, const real *weight, const r
     for (i64 group = 0; group < g->G; group++)
         for (i64 i = 0; i < h->t; i++)
             for (i64 j = 0; j < w->t; j++) end = pack_picture(g, i, j, weight + group * g->Og * g->K, end);
-    i64 m0 = h->p / h->s, n0 = w->p / w->s;
-    i64 rows = (h->n - 1 + h->p) / h->s + 1 - m0, cols = (w->n - 1 + w->p) / w->s + 1 - n0;
-    if (lanes_of_images(g, rows, cols, w->q, g->Og, h->m * w->m, g->Cg, h->n * w->n)) {
-        image_job job = {.g = g,
-                         .in = dy,
-                         .bias = bias,
-                         .packed = packed,
-                         .out = dx,
-                         .N = g->Og,
-                         .M = g->Cg,
-                         .H = h->m,
-                         .W = w->m,
-                         .OH = h->n,
-                         .OW = w->n,
-                         .rows = rows + h->q,
-                         .cols = cols + w->q,
-                         .m0 = m0,
-                         .n0 = n0};
-        return by_images(&job, team);
-    }
     blocking blocks = choose_blocks(g, g->Og * (i64)sizeof(real), rows, h->q, cols, w->q, 48, team);
     spread_job job = {g, &blocks, dy, bias, packed, dx, m0, n0};
     i64 items = blocks.nb * blocks.nr * blocks.nc * g->G;
@@ -1166,21 +1223,23 @@ static int correlate_channels(const geometry *g, const real *dy, const real *x, 
     const axis *h = &g->h, *w = &g->w;
     i64 size = parts(g->Og, 2 * VL) * 2 * VL * g->K * g->G, map = h->m * w->m;
     /* Some 256 positions: then two vectors of channels of dy at each stay in the first-level cache. */
-    i64 cols = w->m > 512 ? 256 : w->m, rows = most(1, least(h->m, 256 / cols)), images = most(1, 256 / map);
-    i64 chunks = most(1, least(least(g->B / images, CHUNKS), ((i64)1 << 20) / size));
+    i64 few = g->K <= 4 * STRIP ? 1024 : 256; /* with few taps dy is not read often enough for that to matter */
+    i64 cols = w->m > 512 ? 256 : w->m, rows = most(1, least(h->m, few / cols)), images = most(1, few / map);
+    rows = parts(h->m, parts(h->m, rows));
+    i64 chunks = most(1, least(least(g->B / images, CHUNKS / 2), ((i64)1 << 19) / size));
     images = least(images, parts(g->B, chunks));
     outer_job job = {.g = g, .dy = dy, .x = x, .chunks = chunks, .images = images, .rows = rows, .cols = cols};
     job.fold = w->d == 1 && g->Cg * h->k < VL && g->Cg * w->k < 8 ? h->k : 1;
     job.width = job.fold > 1 || g->Cg <= 4 || 2 * g->Cg < VL ? least(VL, g->Cg * job.fold) : VL;
     job.panels = parts(g->Cg * job.fold, job.width);
-    job.range = chunks * g->G * parts(g->Og, 16 * VL) >= CHUNKS ? 16 * VL : 4 * VL;
+    int team = team_for(g, threads), status = RI_OK;
+    for (job.range = 16 * VL; job.range > 2 * VL && chunks * g->G * parts(g->Og, job.range) < team;) job.range /= 2;
     i64 panel = images * copied_rows(&job, rows) * copied_cols(&job, cols) * job.width * (i64)sizeof(real);
     job.together = least(job.panels, most(1, BLOCK_BYTES / panel));
     i64 *where = ri_workspace(RI_WS_GEMM_A, (size_t)g->K * sizeof(i64) +
                                                 (size_t)(job.panels * h->k * w->k * (job.width + 1)) * sizeof(strip));
     job.partial = ri_workspace(RI_WS_OP2, (size_t)(chunks * size) * sizeof(real));
     if (!where || !job.partial) return RI_NOMEM;
-    int team = team_for(g, threads), status = RI_OK;
     i64 items = chunks * g->G * parts(g->Og, job.range);
     SHARE(outer_items, &job, items, team, status);
     if (status) return status;

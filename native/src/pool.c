@@ -8,6 +8,8 @@
 #include "pool.h"
 #include "vmath.h"
 
+#include <math.h>
+
 /* One plane at a time, over the threads; `cost` nanoseconds a plane (a double: the product may be huge). BODY sees the
  * plane's number as `plane`. */
 #define PLANES(cost, BODY)                                                                                         \
@@ -72,6 +74,75 @@ static void max_plane(const real *x, i64 H, i64 W, i64 OH, i64 OW, i64 KH, i64 K
     }
 }
 
+/* The same for strides SW of 1 and 2 along a row and at most TAPS taps, inlined with a constant SW. Rows are first
+ * copied into their stride phases with -inf, which never wins, around them; so every tap of a run is one pass over
+ * whole vectors. Positions are counted from the window's first row on in integers as wide as `real`, so that maxima and
+ * positions fill vectors of one length. */
+#ifdef RI_IS_F32
+typedef int32_t place;
+#else
+typedef i64 place;
+#endif
+
+enum { TAPS = 8, WHOLE = 16 };
+
+static inline __attribute__((always_inline)) void max_plane_lanes(const int SW, const real *x, i64 H, i64 W, i64 OH,
+                                                                  i64 OW, i64 KH, i64 KW, i64 SH, i64 PH, i64 PW,
+                                                                  real *y, i64 *index) {
+    for (i64 m = 0; m < OH; m++) {
+        i64 h0 = SH * m - PH, i0 = h0 < 0 ? -h0 : 0, i1 = H - h0 < KH ? H - h0 : KH;
+        i64 top = (h0 + i0) * W;
+        for (i64 n0 = 0; n0 < OW; n0 += RUN) {
+            i64 n1 = n0 + RUN < OW ? n0 + RUN : OW, count = n1 - n0, w0 = SW * n0 - PW;
+            int whole = (int)((count + WHOLE - 1) / WHOLE * WHOLE);
+            real best[RUN], phase[2][RUN + TAPS];
+            place at[RUN];
+            for (int n = 0; n < whole; n++) { /* the first tap inside the plane */
+                place w = (place)(w0 + SW * n), end = (place)(W - 1);
+                at[n] = w < 0 ? 0 : w < end ? w : end;
+                best[n] = x[top + at[n]];
+            }
+            for (i64 i = 0; i < i1 - i0; i++) {
+                const real *row = x + top + i * W + w0;
+                for (int s = 0; s < SW; s++) { /* phase[s][n] = row[SW n + s] where that lies inside */
+                    i64 length = whole + TAPS, lo = w0 + s < 0 ? (-w0 - s + SW - 1) / SW : 0;
+                    i64 hi = W - w0 - s <= 0 ? 0 : (W - w0 - s + SW - 1) / SW;
+                    if (hi > length) hi = length;
+                    if (lo > hi) lo = hi;
+                    for (i64 n = 0; n < lo; n++) phase[s][n] = -(real)INFINITY;
+#pragma omp simd
+                    for (i64 n = lo; n < hi; n++) phase[s][n] = row[SW * n + s];
+                    for (i64 n = hi; n < length; n++) phase[s][n] = -(real)INFINITY;
+                }
+                for (int j = 0; j < KW; j++) {
+                    const real *values = phase[j % SW] + j / SW;
+                    place first = (place)(i * W + w0 + j);
+#pragma omp simd
+                    for (int n = 0; n < whole; n++) {
+                        real value = values[n], old = best[n];
+                        int wins = (value > old) | ((value != value) & (old == old));
+                        best[n] = wins ? value : old;
+                        at[n] = wins ? first + (place)(SW * n) : at[n];
+                    }
+                }
+            }
+            for (i64 n = 0; n < count; n++) {
+                y[m * OW + n0 + n] = best[n];
+                index[m * OW + n0 + n] = top + at[n];
+            }
+        }
+    }
+}
+
+static void max_plane_1(const real *x, i64 H, i64 W, i64 OH, i64 OW, i64 KH, i64 KW, i64 SH, i64 PH, i64 PW, real *y,
+                        i64 *index) {
+    max_plane_lanes(1, x, H, W, OH, OW, KH, KW, SH, PH, PW, y, index);
+}
+static void max_plane_2(const real *x, i64 H, i64 W, i64 OH, i64 OW, i64 KH, i64 KW, i64 SH, i64 PH, i64 PW, real *y,
+                        i64 *index) {
+    max_plane_lanes(2, x, H, W, OH, OW, KH, KW, SH, PH, PW, y, index);
+}
+
 /* The common case: windows of 2 x 2 that touch each other. */
 static void max_plane_2x2(const real *x, i64 W, i64 OH, i64 OW, real *y, i64 *index) {
     for (i64 m = 0; m < OH; m++) {
@@ -96,7 +167,16 @@ int RI(max_pool2d)(const real *x, i64 P, i64 H, i64 W, i64 OH, i64 OW, i64 KH, i
     if (plain)
         PLANES((double)windows,
                max_plane_2x2(x + plane * H * W, W, OH, OW, y + plane * windows, index + plane * windows));
-    else
+    else if (SW <= 2 && KW <= TAPS && W <= (1 << 15) && KH <= (1 << 15)) { /* places fit 32 bits */
+        if (SW == 1)
+            PLANES(0.25 * (double)windows * (double)KH * (double)KW + 1,
+                   max_plane_1(x + plane * H * W, H, W, OH, OW, KH, KW, SH, PH, PW, y + plane * windows,
+                               index + plane * windows));
+        else
+            PLANES(0.25 * (double)windows * (double)KH * (double)KW + 1,
+                   max_plane_2(x + plane * H * W, H, W, OH, OW, KH, KW, SH, PH, PW, y + plane * windows,
+                               index + plane * windows));
+    } else
         PLANES((double)windows * (double)KH * (double)KW + 1,
                max_plane(x + plane * H * W, H, W, OH, OW, KH, KW, SH, SW, PH, PW, y + plane * windows,
                          index + plane * windows));

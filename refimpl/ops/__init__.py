@@ -3,7 +3,11 @@
 Where an operation is hot it has a C mirror too. No state, no randomness, no I/O: masks and noise are arguments.
 """
 
+from os.path import exists as _exists
+
 import refimpl.ops.native  # noqa: F401  (registers the mirrors)
+from refimpl._disk import wisdom_file as _wisdom_file
+from refimpl.backends.dispatch import prepare_with as _prepare_with
 from refimpl.ops.activation import *  # noqa: F403
 from refimpl.ops.attention import *  # noqa: F403
 from refimpl.ops.conv import *  # noqa: F403
@@ -20,6 +24,16 @@ from refimpl.ops.segment import *  # noqa: F403
 from refimpl.ops.softmax import *  # noqa: F403
 from refimpl.ops.sparse import *  # noqa: F403
 from refimpl.ops.spiking import *  # noqa: F403
-from refimpl.ops.tunables import *  # noqa: F403
 from refimpl.ops.update import *  # noqa: F403
 from refimpl.ops.upsample import *  # noqa: F403
+
+
+def _learned() -> None:
+    from refimpl.backends import wisdom
+    from refimpl.ops import tunables  # noqa: F401  (declares what wisdom may decide)
+
+    wisdom.load()
+
+
+if (_file := _wisdom_file()) is not None and _exists(_file):  # else nothing is tuned here
+    _prepare_with(_learned)

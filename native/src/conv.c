@@ -11,12 +11,19 @@
  *     collect    for 8 channels of the map x 3 spots:  acc[o][spot] += weight[k][o] * X[offset[k] + spot]
  *     spread     the same with the roles of picture and map exchanged, once for each stride phase of the picture: every
  *                phase meets its own subset of the taps, so that no product with an inserted zero is computed
- *     correlate  for 4 channels x 6 taps:  acc[o][k] += dy[o][spot] * X[offset[k] + spot], lanes summed at the end
+ *     correlate  for up to 12 taps x 2 vectors of channels of the map:  acc[k][o] += X[position][k] * dy[position][o]
+ *                from copies with the channels last, where the map has channels enough to fill the lanes; else, for 4
+ *                channels x 6 taps (depthwise: 1 x 9), acc[o][k] += dy[o][spot] * X[offset[k] + spot], and the lanes
+ *                are summed at the end
+ *
+ * Where rows are too short to fill vectors (maps of 14 x 14, 8 x 8, 4 x 4) collect and spread take one position of VL
+ * images as a spot instead, so that no lane is idle.
  *
  * Roofline: 2 C/groups KH KW flops for each element of the map against about one read of picture and map; from 16 or so
- * channels on the FMA units are the limit (11 loads per 24 FMAs in the inner loop). Blocks are chosen so that the copy
- * stays in the second-level cache. Depthwise convolution (1 channel, 8 spots) is bound by loads from the first-level
- * cache.
+ * channels on the FMA units are the limit (11 loads per 24 FMAs in the inner loop of collect and spread, 10 per 16 in
+ * that of correlate). Blocks are chosen so that the copy stays in the second-level cache, and weights are read once for
+ * each block: with maps of 4 x 4 and 512 channels, reading and packing them is the next limit. Depthwise convolution (1
+ * channel, 8 spots) is bound by loads from the first-level cache, its weight gradient by making the padded copy.
  *
  * Every element is summed in one fixed order by one thread, and the batch is split by its size for the weight gradient,
  * so results do not depend on the number of threads.

@@ -363,6 +363,7 @@ static i64 cost(i64 batch, i64 M, i64 N, i64 K) {
  * + bias, for the columns j in [j0, j1). x is R x K, contiguous; bias[r * bias_r + j * bias_j] or NULL. */
 #define THIN 4
 #define CHUNK 512
+#define BEYOND_CACHE 4194304 /* bytes of Y that no L2 holds */
 
 typedef struct {
     i64 R, n, K;
@@ -381,8 +382,10 @@ INLINE void put(const thin *p, i64 r, i64 j, real sum) {
     *to = p->add ? *to + sum : sum;
 }
 
-/* sum (R x CHUNK) += G steps of K, read as G streams along j. Inlined with constants R and G. */
-INLINE void add_steps(const int R, const int G, const real *x, i64 K, const real *y, i64 y_k, i64 n, real *sum) {
+/* sum (R x CHUNK) += G steps of K, read as G streams along j; `ahead`: the steps that come next, too, are asked for.
+ * Inlined with constants R and G. */
+INLINE void add_steps(const int R, const int G, int ahead, const real *x, i64 K, const real *y, i64 y_k, i64 n,
+                      real *sum) {
     i64 j = 0;
     for (; j + VL <= n; j += VL) {
         vec t[THIN];
@@ -391,6 +394,7 @@ INLINE void add_steps(const int R, const int G, const real *x, i64 K, const real
 #pragma GCC unroll 8
         for (int g = 0; g < G; g++) {
             vec v = load(y + g * y_k + j);
+            if (ahead) __builtin_prefetch(y + (g + G) * y_k + j);
 #pragma GCC unroll 4
             for (int r = 0; r < R; r++) t[r] += x[r * K + g] * v;
         }
@@ -412,8 +416,11 @@ INLINE void thin_rows(const int R, const thin *p, i64 j0, i64 j1) {
     for (i64 j = j0; j < j1; j += CHUNK) {
         i64 n = least(CHUNK, j1 - j), k = 0;
         memset(sum, 0, sizeof(real) * (size_t)(R * CHUNK));
-        for (; k + 8 <= p->K; k += 8) add_steps(R, 8, p->x + k, p->K, p->y + k * p->y_k + j, p->y_k, n, sum);
-        for (; k < p->K; k++) add_steps(R, 1, p->x + k, p->K, p->y + k * p->y_k + j, p->y_k, n, sum);
+        if (R == 1 && p->n * (i64)sizeof(real) > BEYOND_CACHE / p->K) {
+            for (; k + 8 <= p->K; k += 8) add_steps(R, 8, 1, p->x + k, p->K, p->y + k * p->y_k + j, p->y_k, n, sum);
+        }
+        for (; k + 8 <= p->K; k += 8) add_steps(R, 8, 0, p->x + k, p->K, p->y + k * p->y_k + j, p->y_k, n, sum);
+        for (; k < p->K; k++) add_steps(R, 1, 0, p->x + k, p->K, p->y + k * p->y_k + j, p->y_k, n, sum);
         for (i64 r = 0; r < R; r++) {
             for (i64 q = 0; q < n; q++) put(p, r, j + q, sum[r * CHUNK + q]);
         }
@@ -432,7 +439,8 @@ INLINE real total(vec v) {
     return lane[0];
 }
 
-/* Y consecutive along k: R x J dot products at a time */
+/* Y consecutive along k: R x J dot products at a time. Each starts with the last K mod LANES steps (a vector whose
+ * other lanes are masked out), or is scalar where K has no whole vector. */
 INLINE void dots(const int R, const int J, const thin *p, i64 j) {
     const real *y = p->y + j * p->y_j;
     vec t[THIN][8];
@@ -441,7 +449,22 @@ INLINE void dots(const int R, const int J, const thin *p, i64 j) {
 #pragma GCC unroll 8
         for (int q = 0; q < J; q++) t[r][q] = (vec){0};
     }
-    i64 k = 0;
+    i64 k = 0, few = p->K < VL ? p->K : 0;
+    if (p->K > VL && p->K % VL) {
+        typedef uint8_t bits __attribute__((vector_size(BYTES)));
+        static const uint8_t mask[2 * BYTES] = {[BYTES... 2 * BYTES - 1] = 255};
+        bits keep;
+        memcpy(&keep, mask + p->K % VL * (i64)sizeof(real), sizeof keep);
+        vec x[THIN];
+#pragma GCC unroll 4
+        for (int r = 0; r < R; r++) x[r] = (vec)((bits)load(p->x + r * p->K + p->K - VL) & keep);
+#pragma GCC unroll 8
+        for (int q = 0; q < J; q++) {
+            vec v = (vec)((bits)load(y + q * p->y_j + p->K - VL) & keep);
+#pragma GCC unroll 4
+            for (int r = 0; r < R; r++) t[r][q] = x[r] * v;
+        }
+    }
     for (; k + VL <= p->K; k += VL) {
         vec x[THIN];
 #pragma GCC unroll 4
@@ -449,6 +472,7 @@ INLINE void dots(const int R, const int J, const thin *p, i64 j) {
 #pragma GCC unroll 8
         for (int q = 0; q < J; q++) {
             vec v = load(y + q * p->y_j + k);
+            if (R == 1) __builtin_prefetch(y + q * p->y_j + k + 16 * VL);
 #pragma GCC unroll 4
             for (int r = 0; r < R; r++) t[r][q] += x[r] * v;
         }
@@ -458,7 +482,7 @@ INLINE void dots(const int R, const int J, const thin *p, i64 j) {
 #pragma GCC unroll 8
         for (int q = 0; q < J; q++) {
             real sum = total(t[r][q]);
-            for (i64 i = k; i < p->K; i++) sum += p->x[r * p->K + i] * y[q * p->y_j + i];
+            for (i64 i = 0; i < few; i++) sum += p->x[r * p->K + i] * y[q * p->y_j + i];
             put(p, r, j + q, sum);
         }
     }
@@ -688,13 +712,23 @@ static int turned(const product *p, int threads) {
     return RI_OK;
 }
 
+/* Whether a thin product consists of dot products too short to be worth adding up the lanes of each. */
+static int many_short_dots(const product *p) {
+    i64 R = least(p->M, p->N);
+    if (p->K >= (R == 1 ? VL : 2 * R * VL)) return 0;
+    return p->M <= THIN ? p->tb && p->N >= NR : !p->ta && p->M >= NR && p->M <= TALL;
+}
+
 static int run(const product *p, int threads) {
     if (p->M <= 0 || p->N <= 0) return RI_OK;
     if (p->K <= 0) {
         empty(p);
         return RI_OK;
     }
-    if (least(p->M, p->N) <= THIN) return thin_product(p, threads);
+    if (least(p->M, p->N) <= THIN) {
+        if (!many_short_dots(p)) return thin_product(p, threads);
+        return p->M <= THIN ? loops(p, 0, threads) : turned(p, threads);
+    }
     if (better_turned(p)) return turned(p, threads);
     return loops(p, 0, threads);
 }

@@ -61,7 +61,17 @@ def test_empty_sum_is_zero(body):
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @given(
     sizes=st.sampled_from(
-        [(1, 1, 300), (1, 70, 600), (600, 1, 70), (3, 40, 300), (200, 33, 270), (29, 2100, 5), (400, 400, 1)]
+        [
+            (1, 1, 300),
+            (1, 70, 600),
+            (600, 1, 70),
+            (3, 40, 300),
+            (200, 33, 270),
+            (29, 2100, 5),
+            (400, 400, 1),
+            (4, 300, 30),
+            (32, 300, 100),
+        ]
     ),
     ta=st.booleans(),
     tb=st.booleans(),
@@ -119,6 +129,20 @@ def test_out_is_written_and_returned_even_where_it_overlaps_an_input(body):
         assert np.allclose(out, expected + bias)
         assert ops.matmul(a, b, out=a) is a
         assert np.allclose(a, expected)
+
+
+@pytest.mark.parametrize("sizes", [(1, 9, 37), (9, 2, 67), (3, 100, 20), (100, 1, 9), (20, 100, 39), (5, 33, 17)])
+def test_an_infinite_element_reaches_its_own_row_and_column_only(sizes):
+    M, N, K = sizes
+    for k in range(K):
+        a, b = np.ones((M, K)), np.ones((N, K))
+        a[M // 2, k], b[N // 2, k] = np.inf, -np.inf
+        with backend("native"):
+            y = ops.matmul(a, b, transpose_b=True)
+        assert y[M // 2, N // 2] == -np.inf
+        expected = np.full((M, N), float(K))
+        expected[M // 2], expected[:, N // 2] = np.inf, -np.inf
+        assert np.array_equal(y, expected)
 
 
 @BODIES

@@ -1,0 +1,1 @@
+from refimpl.methods.spiking.sltt.learner import SLTT

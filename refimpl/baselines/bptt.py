@@ -20,6 +20,7 @@ import numpy as np
 from refimpl.models.snn import Simulation
 from refimpl.models.spiking_classifier import SpikingClassifier, StepLoss
 from refimpl.nn import Params
+from refimpl.nn.spiking import Memory
 
 __all__ = ["BPTTClassifier", "bptt_gradient"]
 
@@ -42,7 +43,7 @@ def bptt_gradient(
         decision = logits if decision is None or loss.steps == "last" else decision + logits
     if kept is not None:
         kept.extend(saved)
-    dmemory: dict[str, Any] = {}
+    dmemory = Memory()
     for t in reversed(range(T)):
         simulation.back(grads, saved.pop(), dlogits[t], dmemory)
     simulation.close(grads)
@@ -113,6 +114,8 @@ class BPTTClassifier(SpikingClassifier):
         self.schedule = schedule
         self.dtype = dtype
         self.random_state = random_state
+
+    _online = False
 
     def _neuron(self):
         return dataclasses.replace(super()._neuron(), detach_reset=self.detach_reset)

@@ -108,7 +108,7 @@ class Simulation:
         simulation.close(grads)                                the encoder's gradient, where it saw one frame T times
 
     A static image costs the encoder one product a batch and not one a step: its current is the same in every step, and
-    its gradient is that of the sum over the steps.
+    its gradient is that of the sum over the steps. `memory`: that of an earlier simulation, to go on in its buffers.
     """
 
     net: SpikingNet
@@ -118,10 +118,11 @@ class Simulation:
     coding: str = "direct"
     train: bool = False
     rng: np.random.Generator | None = None
-    memory: Memory = field(default_factory=dict)
+    memory: Memory = field(default_factory=Memory)
     dcurrent: np.ndarray | None = None
 
     def __post_init__(self):
+        self.memory.rest()
         self._frames = frames(self.x, self.T, self.coding)
         self._once = self.coding == "direct" and not isinstance(self.net.encoder, StepLayer)
         if self._once:
@@ -134,14 +135,14 @@ class Simulation:
             current, encoded = self._current, None
         else:
             current, encoded = self._encode(next(self._frames))
-        memory = self.memory.setdefault("body", {})
+        memory = self.memory.part("body")
         logits, saved = self.net.body.step(self.params.scope("body"), memory, current, self.train, self.rng)
         return logits, (encoded, saved)
 
     def _encode(self, frame):
         encoder = self.params.scope("encoder")
         if isinstance(self.net.encoder, StepLayer):
-            memory = self.memory.setdefault("encoder", {})
+            memory = self.memory.part("encoder")
             return self.net.encoder.step(encoder, memory, frame, self.train, self.rng)
         return self.net.encoder.forward(encoder, frame, self.train, self.rng)
 
@@ -149,12 +150,12 @@ class Simulation:
         """Back through one step; adds to `grads`."""
         encoded, inside = saved
         body = self.params.scope("body"), grads.scope("body")
-        dbody = None if dmemory is None else dmemory.setdefault("body", {})
+        dbody = None if dmemory is None else dmemory.part("body")
         dcurrent = self.net.body.step_backward(*body, inside, dlogits, dbody)
         if not self._once:
             self.net.encoder.backward(self.params.scope("encoder"), grads.scope("encoder"), encoded, dcurrent, False)
         elif self.dcurrent is None:
-            self.dcurrent = dcurrent
+            self.dcurrent = dcurrent.copy() if self.memory.reuse else dcurrent
         else:
             self.dcurrent += dcurrent
 
@@ -169,10 +170,10 @@ class Simulation:
 # ---------------------------------------------------------------- architectures
 
 
-def _uniform_linear(d_in: int, d_out: int, kind: type[Linear] = Linear) -> Linear:
+def _uniform_linear(d_in: int, d_out: int) -> SpikeLinear:
     """Weights and biases U(-1/sqrt(d_in), 1/sqrt(d_in))."""
     limit = init.uniform(1 / math.sqrt(max(1, d_in)))
-    return kind(d_in, d_out, weight_init=limit, bias_init=limit)
+    return SpikeLinear(d_in, d_out, weight_init=limit, bias_init=limit)
 
 
 def spiking_mlp(
@@ -192,8 +193,8 @@ def spiking_mlp(
         raise ValueError(f"spiking_mlp: hidden is {hidden!r}, expected at least one width")
     d_in = math.prod(shape)
 
-    def weights(a: int, b: int, kind: type[Linear] = SpikeLinear) -> Layer:
-        layer = _uniform_linear(a, b, kind)
+    def weights(a: int, b: int) -> Layer:
+        layer = _uniform_linear(a, b)
         return layer if trace is None else Traced(layer, trace)
 
     parts: dict[str, Layer] = {}
@@ -203,7 +204,7 @@ def spiking_mlp(
         parts[f"lif{i}"] = BatchNormLIF(width, neuron) if norm else LIF(neuron)
         if dropout:
             parts[f"drop{i}"] = StepDropout(dropout)
-    encoder = weights(d_in, hidden[0], Linear)
+    encoder = weights(d_in, hidden[0])
     flat: Layer = encoder if len(shape) == 1 else _chain(Flatten(), encoder)
     return SpikingNet(flat, Steps(**parts, readout=weights(hidden[-1], d_out)))
 

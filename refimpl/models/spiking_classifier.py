@@ -23,7 +23,7 @@ from refimpl.data.augment import augment, check_augmentations
 from refimpl.estimator import Classifier, generator
 from refimpl.models.snn import CODINGS, Simulation, SpikingNet, build_snn
 from refimpl.nn import Params, initialise
-from refimpl.nn.spiking import Neuron
+from refimpl.nn.spiking import Memory, Neuron
 
 __all__ = ["PerEpoch", "SpikingClassifier", "StepLoss"]
 
@@ -113,6 +113,9 @@ class SpikingClassifier(Classifier):
     schedule: str
     dtype: Any
     random_state: Any
+
+    _online = True  # whether the backward pass of a step runs before the next step
+    _memory: Memory | None = None
 
     def _gradient(self, x: np.ndarray, y: np.ndarray) -> tuple[float, np.ndarray]:
         """Add the gradient of one batch to `_grads`; returns its loss and the sum of the logits."""
@@ -214,7 +217,12 @@ class SpikingClassifier(Classifier):
         self._optimizer = optim.by_name(self.optimizer, rate, self.weight_decay)
         self._optimizers = {"net": self._optimizer.init(self._params["net"])}
         self._grads: Params = self._params["net"].zeros_like()
+        self._memory = None
         self.total_ = int(self.epochs)
+
+    def finish(self) -> None:
+        super().finish()
+        self._memory = None
 
     def _channel_statistics(self) -> tuple[np.ndarray, np.ndarray]:
         """Mean and deviation of each channel of an image (of each feature, where samples are vectors)."""
@@ -245,8 +253,14 @@ class SpikingClassifier(Classifier):
         return {"loss": total / n, "accuracy": right / n}
 
     def _simulation(self, x: np.ndarray, train: bool) -> Simulation:
-        rng = self._rngs["dropout"] if train else None
-        return Simulation(self._net, self._params["net"], x, self.T, self.coding, train, rng)
+        """T steps on a batch. In training, one memory serves all batches; where each step is over before the next
+        begins, so do its buffers."""
+        if not train:
+            return Simulation(self._net, self._params["net"], x, self.T, self.coding)
+        if self._memory is None:
+            self._memory = Memory(reuse=self._online)
+        where = self.T, self.coding, True, self._rngs["dropout"], self._memory
+        return Simulation(self._net, self._params["net"], x, *where)
 
     def _loss(self) -> StepLoss:
         return StepLoss(self.loss_weight, self.loss_target, self.loss_steps)

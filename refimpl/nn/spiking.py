@@ -3,7 +3,7 @@
 A network of spikes is run for T steps. In each step every layer is called once, and a layer with a state finds it in a
 `memory` of its own, a dictionary that is empty before the first step:
 
-    memory = {}
+    memory = Memory()
     for t in range(T):
         y, saved[t] = net.step(params, memory, x[t], train, rng)        # overwrites the states in `memory`
 
@@ -47,7 +47,41 @@ __all__ = [
     "cached_bytes",
 ]
 
-Memory = dict[str, Any]
+
+class Memory(dict):
+    """States by name, those of a container's parts in a Memory each. `buffers` are arrays without a meaning: with
+    `reuse`, a step writes its arrays where those of the step before stood, which is right for whoever runs the backward
+    pass of a step before the next step, or none at all."""
+
+    def __init__(self, reuse: bool = False):
+        super().__init__()
+        self.reuse = reuse
+        self.buffers: dict[str, Any] = {}
+
+    def part(self, name: str) -> Memory:
+        """The memory of the part `name`."""
+        found = self.get(name)
+        if found is None:
+            found = self[name] = Memory(self.reuse)
+        return found
+
+    def rest(self) -> Memory:
+        """Forget all states, as before the first step; buffers stay."""
+        for name in list(self):
+            if isinstance(self[name], Memory):
+                self[name].rest()
+            else:
+                del self[name]
+        return self
+
+    def buffer(self, name: str, like: np.ndarray) -> np.ndarray | None:
+        """The array of this name from the step before, with `reuse`; None where none is there yet."""
+        if not self.reuse:
+            return None
+        found = self.buffers.get(name)
+        if found is None or found.shape != like.shape or found.dtype != like.dtype:
+            found = self.buffers[name] = np.empty(like.shape, like.dtype)
+        return found
 
 
 @dataclass(frozen=True)
@@ -89,7 +123,7 @@ class StepLayer(Layer):
         raise NotImplementedError
 
     def forward(self, params, x, train=False, rng=None):
-        return self.step(params, {}, x, train, rng)
+        return self.step(params, Memory(), x, train, rng)
 
     def backward(self, params, grads, saved, dy, need_dx=True):
         return self.step_backward(params, grads, saved, dy, None, need_dx)
@@ -98,14 +132,14 @@ class StepLayer(Layer):
 def _step(layer: Layer, name: str, params, memory: Memory, x, train, rng) -> tuple[np.ndarray, Any]:
     """One step of the part `name` of a container, with or without a state."""
     if isinstance(layer, StepLayer):
-        return layer.step(params.scope(name), memory.setdefault(name, {}), x, train, rng)
+        return layer.step(params.scope(name), memory.part(name), x, train, rng)
     return layer.forward(params.scope(name), x, train, rng)
 
 
 def _step_backward(layer: Layer, name: str, params, grads, saved, dy, dmemory: Memory | None, need_dx):
     inside = params.scope(name), grads.scope(name), saved, dy
     if isinstance(layer, StepLayer):
-        return layer.step_backward(*inside, None if dmemory is None else dmemory.setdefault(name, {}), need_dx)
+        return layer.step_backward(*inside, None if dmemory is None else dmemory.part(name), need_dx)
     return layer.backward(*inside, need_dx)
 
 
@@ -146,16 +180,32 @@ class BatchNormLIF(StepLayer):
         return self._norm().declare()
 
     def step(self, params, memory, x, train=False, rng=None):
-        current, normalised = self._norm().forward(params, x, train)
-        spike, memory["v"], u = self.neuron.fire(current, memory.get("v"))
-        return spike, (u, normalised)
+        if not train:
+            current, normalised = self._norm().forward(params, x)
+            spike, memory["v"], u = self.neuron.fire(current, memory.get("v"))
+            return spike, (u, normalised, memory)
+        arrays, n = (x, memory.get("v"), params["gain"], params["bias"]), self.neuron
+        running = params["mean"], params["variance"]
+        out = tuple(memory.buffer(name, x) for name in ("spike", "v", "u")) if memory.reuse else None
+        numbers = n.leak, n.threshold, n.reset, self.eps, running, self.momentum, out
+        spike, memory["v"], u, mean, rstd = ops.batchnorm_lif_step(*arrays, *numbers)
+        return spike, (u, (x, mean, rstd), memory)
 
     def step_backward(self, params, grads, saved, dy, dmemory, need_dx=True):
-        u, normalised = saved
-        dcurrent, dv = self.neuron.backward(dy, None if dmemory is None else dmemory.get("v"), u)
+        u, (x, mean, rstd), memory = saved
+        dv_next, n = None if dmemory is None else dmemory.get("v"), self.neuron
+        if mean is None:  # statistics that do not depend on this batch
+            dcurrent, dv = n.backward(dy, dv_next, u)
+            dx = self._norm().backward(params, grads, saved[1], dcurrent, need_dx)
+        else:
+            arrays = dy, dv_next, x, u, params["gain"], mean, rstd
+            numbers = n.leak, n.threshold, n.reset, n.surrogate, n.width, n.detach_reset
+            into = grads["gain"], grads["bias"]
+            options = dmemory is not None, into, memory.buffer("dx", x)
+            dx, dv, _, _ = ops.batchnorm_lif_step_backward(*arrays, *numbers, *options)
         if dmemory is not None:
             dmemory["v"] = dv
-        return self._norm().backward(params, grads, normalised, dcurrent, need_dx)
+        return dx
 
 
 # ---------------------------------------------------------------- containers
@@ -247,7 +297,14 @@ class Traced(StepLayer):
 
 @dataclass(frozen=True)
 class SpikeLinear(Linear):
-    """Linear, for inputs that are mostly zeros."""
+    """Linear for inputs (B, D) that are mostly zeros: spikes, events, dark images. See ops.event_linear."""
+
+    def forward(self, params, x, train=False, rng=None):
+        return ops.event_linear(x, params["weight"], params["bias"] if self.bias else None), x
+
+    def backward(self, params, grads, saved, dy, need_dx=True):
+        add_to = (grads["weight"], grads["bias"] if self.bias else None)
+        return ops.event_linear_backward(dy, saved, params["weight"], need_dx, add_to)[0]
 
 
 @dataclass(frozen=True)
@@ -340,6 +397,4 @@ def cached_bytes(*saved: Any) -> int:
             found[item.__array_interface__["data"][0], item.nbytes] = item.nbytes
         elif isinstance(item, list | tuple):
             stack.extend(item)
-        elif isinstance(item, dict):
-            stack.extend(item.values())
     return sum(found.values())

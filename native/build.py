@@ -1,6 +1,6 @@
 """Build the C core: one cffi API-mode extension, `refimpl._native`.
 
-Every file of native/src but runtime.c is compiled once per (instruction-set level, dtype). The prototypes in
+Every file of native/src but those of UNTYPED is compiled once per (instruction-set level, dtype). The prototypes in
 native/include/<family>.h are the only list of kernels: this module reads them and writes
 
 - the cffi declarations (`int ri_layernorm_f32(const float *x, ...)`),
@@ -23,6 +23,9 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 INCLUDE = HERE / "include"
 SRC = HERE / "src"
+
+# Compiled once: what knows neither dtype nor instruction-set level.
+UNTYPED = ("runtime", "arena")
 
 DTYPES = {"f32": "float", "f64": "double"}
 X86_LEVELS = {
@@ -84,7 +87,8 @@ def untyped(args):
 
 def cdef():
     lines = ["typedef int64_t i64;", "int ri_cpu_level(void);", "int ri_openmp(void);", "int ri_select(int level);"]
-    lines += ["const char *ri_levels(void);"]
+    lines += ["const char *ri_levels(void);", "void *ri_arena_handler(void);", "i64 ri_arena_count(int which);"]
+    lines += ["void ri_arena_open(void);", "void ri_arena_close(void);"]
     lines += [f"int ri_{name}_{dtype}({untyped(args)});" for name, dtype, args in kernels()]
     return "\n".join(lines)
 
@@ -92,7 +96,8 @@ def cdef():
 def glue():
     """C source of the tables and trampolines."""
     built, all_kernels = levels(), kernels()
-    out = ['#include "refimpl.h"', "int ri_cpu_level(void);", "int ri_openmp(void);"]
+    out = ['#include "refimpl.h"', "int ri_cpu_level(void);", "int ri_openmp(void);", "void *ri_arena_handler(void);"]
+    out += ["void ri_arena_open(void);", "void ri_arena_close(void);", "i64 ri_arena_count(int which);"]
     out.append("struct table {")
     out += [f"    int (*{name}_{dtype})({args});" for name, dtype, args in all_kernels]
     out.append("    int level;\n};")
@@ -156,7 +161,7 @@ def compile_objects(cc, build_temp, openmp):
         stamp.write_text(flags_text)
     newest_header = max(p.stat().st_mtime for p in [*INCLUDE.glob("*.h"), Path(__file__)])
 
-    jobs = [(SRC / "runtime.c", build_temp / "runtime.o", [])]
+    jobs = [(SRC / f"{name}.c", build_temp / f"{name}.o", []) for name in UNTYPED]
     for family in families():
         for level, (_, march) in levels().items():
             for dtype, c_type in DTYPES.items():

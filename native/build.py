@@ -52,8 +52,13 @@ def levels():
 
 
 def families():
-    """Kernel families: those with both a header of prototypes and a source."""
+    """Kernel families: those with both a header of prototypes and a source of that name."""
     return sorted(p.stem for p in INCLUDE.glob("*.h") if (SRC / f"{p.stem}.c").exists())
+
+
+def typed_sources():
+    """What is compiled per level and dtype. A family may have more files than its <family>.c, such as <family>_x.c."""
+    return sorted(p for p in SRC.glob("*.c") if p.stem not in UNTYPED)
 
 
 _PROTOTYPE = re.compile(r"^int RI\((\w+)\)\(([^;{]*)\);", re.MULTILINE)
@@ -162,11 +167,11 @@ def compile_objects(cc, build_temp, openmp):
     newest_header = max(p.stat().st_mtime for p in [*INCLUDE.glob("*.h"), Path(__file__)])
 
     jobs = [(SRC / f"{name}.c", build_temp / f"{name}.o", []) for name in UNTYPED]
-    for family in families():
+    for source in typed_sources():
         for level, (_, march) in levels().items():
             for dtype, c_type in DTYPES.items():
                 defines = [f"-DRI_REAL={c_type}", f"-DRI_SUFFIX={dtype}_{level}", f"-DRI_IS_{dtype.upper()}=1"]
-                jobs.append((SRC / f"{family}.c", build_temp / f"{family}_{dtype}_{level}.o", [*march, *defines]))
+                jobs.append((source, build_temp / f"{source.stem}_{dtype}_{level}.o", [*march, *defines]))
 
     def compile_one(job):
         source, target, extra = job

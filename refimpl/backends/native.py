@@ -14,6 +14,7 @@ from __future__ import annotations
 import importlib
 import os
 import warnings
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -128,6 +129,24 @@ def set_parameter(name: str, value: int | None) -> None:
     allowed = parameters()[name].values
     if isinstance(value, bool) or value not in allowed or lib.ri_set_parameter(i, int(value)):
         raise ValueError(f"refimpl: {name} is {value!r}, expected one of {', '.join(map(str, allowed))}")
+
+
+def with_parameters(body: Callable[..., Any], values: Iterable[tuple[str, int]]) -> Callable[..., Any]:
+    """`body`, with parameters set while it runs. Raises KeyError for a name that is none."""
+    names, get, put = _parameter_names(), lib.ri_get_parameter, lib.ri_set_parameter
+    wanted = [(names[name], value) for name, value in values]
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        before = [(i, get(i)) for i, _ in wanted]
+        for i, value in wanted:
+            put(i, value)
+        try:
+            return body(*args, **kwargs)
+        finally:
+            for i, value in before:
+                put(i, value)
+
+    return call
 
 
 def isa() -> str | None:

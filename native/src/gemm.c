@@ -594,17 +594,25 @@ static void together(int team) {
 static void work(const product *p, const blocks *s, int rank, int team, real *panel, real *mine) {
     i64 sa_i = p->ta ? 1 : p->lda, sa_k = p->ta ? p->lda : 1;
     i64 sb_j = p->tb ? p->ldb : 1, sb_k = p->tb ? 1 : p->ldb;
-    int tm = 1, tn = 1;
-    grid(p->M, p->N, s->nc, team, &tm, &tn);
-    i64 i0, i1;
-    ri_share(p->M, MR, rank / tn, tm, &i0, &i1);
+    /* Alone, the thread takes all: a small product cannot bear the divisions of a share. */
+    int tm = 1, tn = 1, alone = team == 1;
+    i64 i0 = 0, i1 = p->M;
+    if (!alone) {
+        grid(p->M, p->N, s->nc, team, &tm, &tn);
+        ri_share(p->M, MR, rank / tn, tm, &i0, &i1);
+    }
     int h = height(i1 - i0), rows_direct = read_rows(p);
-    i64 rows = s->mc / h * h;
-    i64 steps = (p->K + s->kc - 1) / s->kc, depth = (p->K + steps - 1) / steps; /* equal parts of K */
+    i64 rows = i1 - i0 <= s->mc ? p->M : s->mc / h * h, depth = p->K;
+    if (p->K > s->kc) {
+        i64 steps = (p->K + s->kc - 1) / s->kc;
+        depth = (p->K + steps - 1) / steps; /* equal parts of K */
+    }
     for (i64 jc = 0; jc < p->N; jc += s->nc) {
-        i64 nc = least(s->nc, p->N - jc), j0, j1, p0, p1;
-        ri_share(nc, NR, rank % tn, tn, &j0, &j1);
-        ri_share(nc, NR, rank, team, &p0, &p1);
+        i64 nc = least(s->nc, p->N - jc), j0 = 0, j1 = nc, p0 = 0, p1 = nc;
+        if (!alone) {
+            ri_share(nc, NR, rank % tn, tn, &j0, &j1);
+            ri_share(nc, NR, rank, team, &p0, &p1);
+        }
         i64 direct = read_direct(p, s) ? nc / NR * NR : 0;
         if (p0 < direct) p0 = least(direct, p1);
         for (i64 pc = 0; pc < p->K; pc += depth) {

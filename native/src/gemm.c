@@ -386,7 +386,7 @@ INLINE void put(const thin *p, i64 r, i64 j, real sum) {
     *to = p->add ? *to + sum : sum;
 }
 
-/* sum (R x CHUNK) += G steps of K, read as G streams along j; `ahead`: the steps that come next, too, are asked for.
+/* sum (R rows of THIN CHUNK / R) += G steps of K, read as G streams along j; `ahead`: each asks for what it needs soon.
  * Inlined with constants R and G. */
 INLINE void add_steps(const int R, const int G, int ahead, const real *x, i64 K, const real *y, i64 y_k, i64 n,
                       real *sum) {
@@ -394,39 +394,40 @@ INLINE void add_steps(const int R, const int G, int ahead, const real *x, i64 K,
     for (; j + VL <= n; j += VL) {
         vec t[THIN];
 #pragma GCC unroll 4
-        for (int r = 0; r < R; r++) t[r] = load(sum + r * CHUNK + j);
+        for (int r = 0; r < R; r++) t[r] = load(sum + r * (THIN * CHUNK / R) + j);
 #pragma GCC unroll 8
         for (int g = 0; g < G; g++) {
             vec v = load(y + g * y_k + j);
-            if (ahead) __builtin_prefetch(y + (g + G) * y_k + j);
+            if (ahead) __builtin_prefetch(y + g * y_k + j + 16 * VL);
 #pragma GCC unroll 4
             for (int r = 0; r < R; r++) t[r] += x[r * K + g] * v;
         }
 #pragma GCC unroll 4
-        for (int r = 0; r < R; r++) store(sum + r * CHUNK + j, t[r]);
+        for (int r = 0; r < R; r++) store(sum + r * (THIN * CHUNK / R) + j, t[r]);
     }
     for (; j < n; j++) {
         for (int r = 0; r < R; r++) {
-            real t = sum[r * CHUNK + j];
+            real t = sum[r * (THIN * CHUNK / R) + j];
             for (int g = 0; g < G; g++) t += x[r * K + g] * y[g * y_k + j];
-            sum[r * CHUNK + j] = t;
+            sum[r * (THIN * CHUNK / R) + j] = t;
         }
     }
 }
 
 /* Y consecutive along j */
 INLINE void thin_rows(const int R, const thin *p, i64 j0, i64 j1) {
+    const i64 chunk = THIN * CHUNK / R;
     real sum[THIN * CHUNK];
-    for (i64 j = j0; j < j1; j += CHUNK) {
-        i64 n = least(CHUNK, j1 - j), k = 0;
-        memset(sum, 0, sizeof(real) * (size_t)(R * CHUNK));
+    for (i64 j = j0; j < j1; j += chunk) {
+        i64 n = least(chunk, j1 - j), k = 0;
+        for (i64 r = 0; r < R; r++) memset(sum + r * chunk, 0, sizeof(real) * (size_t)n);
         if (R == 1 && p->n * (i64)sizeof(real) > BEYOND_CACHE / p->K) {
             for (; k + 8 <= p->K; k += 8) add_steps(R, 8, 1, p->x + k, p->K, p->y + k * p->y_k + j, p->y_k, n, sum);
         }
         for (; k + 8 <= p->K; k += 8) add_steps(R, 8, 0, p->x + k, p->K, p->y + k * p->y_k + j, p->y_k, n, sum);
         for (; k < p->K; k++) add_steps(R, 1, 0, p->x + k, p->K, p->y + k * p->y_k + j, p->y_k, n, sum);
         for (i64 r = 0; r < R; r++) {
-            for (i64 q = 0; q < n; q++) put(p, r, j + q, sum[r * CHUNK + q]);
+            for (i64 q = 0; q < n; q++) put(p, r, j + q, sum[r * chunk + q]);
         }
     }
 }

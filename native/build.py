@@ -1,6 +1,6 @@
 """Build the C core: one cffi API-mode extension, `refimpl._native`.
 
-Every file of native/src but runtime.c is compiled once per (instruction-set level, dtype). The prototypes in
+Every file of native/src but those of UNTYPED is compiled once per (instruction-set level, dtype). The prototypes in
 native/include/<family>.h are the only list of kernels: this module reads them and writes
 
 - the cffi declarations (`int ri_layernorm_f32(const float *x, ...)`),
@@ -23,6 +23,9 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 INCLUDE = HERE / "include"
 SRC = HERE / "src"
+
+# Compiled once: what knows neither dtype nor instruction-set level.
+UNTYPED = ("runtime", "arena")
 
 DTYPES = {"f32": "float", "f64": "double"}
 X86_LEVELS = {
@@ -49,8 +52,13 @@ def levels():
 
 
 def families():
-    """Kernel families: those with both a header of prototypes and a source."""
+    """Kernel families: those with both a header of prototypes and a source of that name."""
     return sorted(p.stem for p in INCLUDE.glob("*.h") if (SRC / f"{p.stem}.c").exists())
+
+
+def typed_sources():
+    """What is compiled per level and dtype. A family may have more files than its <family>.c, such as <family>_x.c."""
+    return sorted(p for p in SRC.glob("*.c") if p.stem not in UNTYPED)
 
 
 _PROTOTYPE = re.compile(r"^int RI\((\w+)\)\(([^;{]*)\);", re.MULTILINE)
@@ -84,7 +92,8 @@ def untyped(args):
 
 def cdef():
     lines = ["typedef int64_t i64;", "int ri_cpu_level(void);", "int ri_openmp(void);", "int ri_select(int level);"]
-    lines += ["const char *ri_levels(void);"]
+    lines += ["const char *ri_levels(void);", "void *ri_arena_handler(void);", "i64 ri_arena_count(int which);"]
+    lines += ["void ri_arena_open(void);", "void ri_arena_close(void);"]
     lines += [f"int ri_{name}_{dtype}({untyped(args)});" for name, dtype, args in kernels()]
     return "\n".join(lines)
 
@@ -92,7 +101,8 @@ def cdef():
 def glue():
     """C source of the tables and trampolines."""
     built, all_kernels = levels(), kernels()
-    out = ['#include "refimpl.h"', "int ri_cpu_level(void);", "int ri_openmp(void);"]
+    out = ['#include "refimpl.h"', "int ri_cpu_level(void);", "int ri_openmp(void);", "void *ri_arena_handler(void);"]
+    out += ["void ri_arena_open(void);", "void ri_arena_close(void);", "i64 ri_arena_count(int which);"]
     out.append("struct table {")
     out += [f"    int (*{name}_{dtype})({args});" for name, dtype, args in all_kernels]
     out.append("    int level;\n};")
@@ -156,12 +166,12 @@ def compile_objects(cc, build_temp, openmp):
         stamp.write_text(flags_text)
     newest_header = max(p.stat().st_mtime for p in [*INCLUDE.glob("*.h"), Path(__file__)])
 
-    jobs = [(SRC / "runtime.c", build_temp / "runtime.o", [])]
-    for family in families():
+    jobs = [(SRC / f"{name}.c", build_temp / f"{name}.o", []) for name in UNTYPED]
+    for source in typed_sources():
         for level, (_, march) in levels().items():
             for dtype, c_type in DTYPES.items():
                 defines = [f"-DRI_REAL={c_type}", f"-DRI_SUFFIX={dtype}_{level}", f"-DRI_IS_{dtype.upper()}=1"]
-                jobs.append((SRC / f"{family}.c", build_temp / f"{family}_{dtype}_{level}.o", [*march, *defines]))
+                jobs.append((source, build_temp / f"{source.stem}_{dtype}_{level}.o", [*march, *defines]))
 
     def compile_one(job):
         source, target, extra = job

@@ -10,8 +10,7 @@ Each layer reads a stream x (B, T, d) and adds to it twice (pre-norm):
 
 Everything but attention is computed row by row, and attention is causal, so a row of z needs the rows of x up to its
 own position only. That is what memory-saving training and text generation with a cache both live on, and why a layer
-is offered here in its parts too: `keys_values` (all that later rows need to know of a row), `attention_half` and
-`mlp_half` (rows [s, e) of y and z), each with its backward pass.
+is offered here in its parts too: `qkv` with `split`, `attend` and `mlp_half`, each with its backward pass.
 
 The head is tied: logits = norm(x) E^T with the embedding table E (V, d). Radford et al., 2019; Touvron et al., 2023.
 """
@@ -25,10 +24,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from refimpl import ops
-from refimpl.nn import Layer, LayerNorm, Linear, Params, RMSNorm, Scope, declare_all, init
+from refimpl.nn import Layer, LayerNorm, Params, RMSNorm, Scope, init
 from refimpl.nn.params import Parameter
 
-__all__ = ["GPT", "Block", "Cache", "generate", "next_token_loss", "rows_of_logits"]
+__all__ = ["GPT", "Block", "Cache", "Drop", "Masks", "Projection", "generate", "next_token_loss", "rows_of_logits"]
 
 
 @functools.lru_cache(maxsize=32)
@@ -46,14 +45,111 @@ def _add(y: np.ndarray, x: np.ndarray) -> np.ndarray:
     return y
 
 
+class Masks:
+    """Dropout masks by position: what row t of a layer is multiplied with does not depend on which other rows are
+    computed with it, or when. So a layer may be run again, in pieces, and meets the same mask.
+
+    Row t of text b takes its random numbers from block (b T + t) of a counter-based generator (Philox; Salmon et al.,
+    2011) with the key (`key`, layer). 16 bits an entry: the rate is rounded to a multiple of 1/65536.
+    """
+
+    def __init__(self, rate: float, key: int, T: int):
+        if not 0 <= rate < 1:
+            raise ValueError(f"Masks: rate is {rate}, expected 0 <= rate < 1")
+        self.rate, self.key, self.T = rate, int(key), T
+
+    def rows(self, layer: int, half: int, like: np.ndarray, start: int) -> np.ndarray:
+        """True where an entry of `like` (B, n, d) is kept: rows start to start + n of half 0 or 1 of a layer."""
+        B, n, d = like.shape
+        blocks = -(-d // 16)  # of four 64-bit numbers a row
+        keep = np.empty((B, n, d), np.bool_)
+        for b in range(B):
+            generator = np.random.Philox(key=[self.key, 2 * layer + half], counter=(b * self.T + start) * blocks)
+            draws = generator.random_raw(4 * blocks * n).view(np.uint16).reshape(n, 16 * blocks)
+            np.greater_equal(draws[:, :d], round(65536 * self.rate), out=keep[b])
+        return keep
+
+
+@dataclass(frozen=True)
+class Drop:
+    """The masks of one layer from row `start` on."""
+
+    masks: Masks
+    layer: int
+    start: int = 0
+
+    def __call__(self, half: int, branch: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """A branch with entries dropped, and the mask."""
+        keep = self.masks.rows(self.layer, half, branch, self.start)
+        return ops.dropout(branch, keep, self.masks.rate), keep
+
+    def backward(self, dbranch: np.ndarray, keep: np.ndarray) -> np.ndarray:
+        return ops.dropout_backward(dbranch, keep, self.masks.rate)
+
+
+@dataclass(frozen=True)
+class Projection(Layer):
+    """y = x W + b; with `rank` > 0 also + scale (x A) B, where only A (d_in, rank) and B (rank, d_out) are trained.
+
+    A starts normal and B at zero, so that training starts from the frozen weights (Hu et al., "LoRA", 2021). What is
+    frozen lives in the parameters' state and has no gradient.
+    """
+
+    d_in: int
+    d_out: int
+    bias: bool
+    std: float
+    rank: int = 0
+    scale: float = 1.0
+
+    def declare(self):
+        trained = self.rank == 0
+        found = {"weight": Parameter((self.d_in, self.d_out), init.normal(self.std), trained)}
+        if self.bias:
+            found["bias"] = Parameter((self.d_out,), init.zeros, trained)
+        if self.rank:
+            found["a"] = Parameter((self.d_in, self.rank), init.normal(1 / math.sqrt(self.d_in)))
+            found["b"] = Parameter((self.rank, self.d_out), init.zeros)
+        return found
+
+    def forward(self, params, x, train=False, rng=None):
+        y = ops.linear(x, params["weight"], params["bias"] if self.bias else None)
+        if not self.rank:
+            return y, (x, None)
+        h = ops.linear(x, params["a"])
+        more = ops.linear(h, params["b"])
+        ops.axpy(y.reshape(-1), more.reshape(-1), self.scale)
+        return y, (x, h)
+
+    def backward(self, params, grads, saved, dy, need_dx=True):
+        x, h = saved
+        if not self.rank:
+            add_to = (grads["weight"], grads["bias"] if self.bias else None)
+            return ops.linear_backward(dy, x, params["weight"], need_dx, add_to)[0]
+        scaled = dy * dy.dtype.type(self.scale)
+        dh = ops.linear_backward(scaled, h, params["b"], True, (grads["b"], None))[0]
+        dx = ops.linear_backward(dh, x, params["a"], need_dx, (grads["a"], None))[0]
+        return _add(ops.linear(dy, params["weight"].T), dx) if need_dx else None
+
+    def columns(self, scope: Scope, first: int, last: int) -> Scope:
+        """The parameters of the same map to outputs first to last only (copies; A is shared)."""
+        return Scope({n: w if n == "a" else np.ascontiguousarray(w[..., first:last]) for n, w in scope.items()})
+
+    def add_columns(self, grads: Scope, part: Scope, first: int) -> None:
+        """grads += the gradients of such columns."""
+        for name, d in part.items():
+            window = grads[name] if name == "a" else grads[name][..., first : first + d.shape[-1]]
+            window += d
+
+
 @dataclass(frozen=True)
 class Block(Layer):
     """One pre-norm layer, (B, T, d) to (B, T, d).
 
     `kv_heads` < `heads` shares keys and values between groups of query heads (Ainslie et al., 2023). `hidden` is the
     MLP's width; `mlp` is "swiglu", (silu(w W_g) * w W_u) W_d with W_g and W_u side by side in "up.weight" (Shazeer,
-    2020), or "gelu". `norm` is "rms" or "layer". `out_std` is the deviation of the initial weights that write into the
-    stream, `std` of all others.
+    2020), or "gelu" (its tanh form). `norm` is "rms" or "layer". `out_std` is the deviation of the initial weights that
+    write into the stream, `std` of all others. `rank` > 0 trains adapters of that rank only (see Projection).
     """
 
     d: int
@@ -66,6 +162,8 @@ class Block(Layer):
     bias: bool = False
     std: float = 0.02
     out_std: float = 0.02
+    rank: int = 0
+    scale: float = 1.0
 
     def __post_init__(self):
         if self.heads < 1 or self.d % self.heads:
@@ -84,22 +182,24 @@ class Block(Layer):
     def normalise(self) -> RMSNorm | LayerNorm:
         return RMSNorm(self.d) if self.norm == "rms" else LayerNorm(self.d)
 
-    @functools.cached_property
-    def qkv(self) -> Linear:
-        return Linear(self.d, (self.heads + 2 * self.kv_heads) * self.width, self.bias, init.normal(self.std))
+    def _projection(self, d_in: int, d_out: int, std: float) -> Projection:
+        return Projection(d_in, d_out, self.bias, std, self.rank, self.scale)
 
     @functools.cached_property
-    def out(self) -> Linear:
-        return Linear(self.d, self.d, self.bias, init.normal(self.out_std))
+    def qkv(self) -> Projection:
+        return self._projection(self.d, (self.heads + 2 * self.kv_heads) * self.width, self.std)
 
     @functools.cached_property
-    def up(self) -> Linear:
-        wide = 2 * self.hidden if self.mlp == "swiglu" else self.hidden
-        return Linear(self.d, wide, self.bias, init.normal(self.std))
+    def out(self) -> Projection:
+        return self._projection(self.d, self.d, self.out_std)
 
     @functools.cached_property
-    def down(self) -> Linear:
-        return Linear(self.hidden, self.d, self.bias, init.normal(self.out_std))
+    def up(self) -> Projection:
+        return self._projection(self.d, self.hidden * (2 if self.mlp == "swiglu" else 1), self.std)
+
+    @functools.cached_property
+    def down(self) -> Projection:
+        return self._projection(self.hidden, self.d, self.out_std)
 
     @property
     def width(self) -> int:
@@ -107,74 +207,99 @@ class Block(Layer):
         return self.d // self.heads
 
     def declare(self):
-        return declare_all(
-            norm1=self.normalise, qkv=self.qkv, out=self.out, norm2=self.normalise, up=self.up, down=self.down
-        )
+        norm = declare_norm(self.normalise, self.rank == 0)
+        parts = (("norm1", norm), ("qkv", self.qkv.declare()), ("out", self.out.declare()), ("norm2", norm))
+        parts += (("up", self.up.declare()), ("down", self.down.declare()))
+        return {f"{part}.{name}": spec for part, specs in parts for name, spec in specs.items()}
 
     # ------------------------------------------------------------ the whole layer at once
 
-    def forward(self, params, x, train=False, rng=None, padding=None, start=0):
-        """(B, T, d) to (B, T, d); `padding` (B, T) bool hides keys, `start` is the position of the first row."""
+    def forward(self, params, x, train=False, rng=None, padding=None, drop=None, need_z=True):
+        """(B, T, d) to (B, T, d); `padding` (B, T) bool hides keys. Without `need_z` z is None: a layer that is run
+        again for its backward pass needs no output."""
         u, norm1 = self.normalise.forward(params.scope("norm1"), x)
-        joint = ops.linear(u, params["qkv.weight"], self._bias(params, "qkv"))
-        q, k, v = self.split(joint, self.heads, self.kv_heads, start)
-        o, lse = ops.attention(q, k, v, padding=padding, causal=True)
-        merged = self.merge(o)
-        y = _add(ops.linear(merged, params["out.weight"], self._bias(params, "out")), x)
-        z, mlp = self.mlp_half(params, y)
-        return z, (norm1, u, q, k, v, o, lse, merged, mlp, padding, start)
+        joint, qkv = self.qkv.forward(params.scope("qkv"), u)
+        q, k, v = self.split(joint, self.heads, self.kv_heads)
+        y, attention = self.attend(params, x, q, k, v, padding, drop)
+        z, mlp = self.mlp_half(params, y, drop, need_z)
+        return z, (norm1, qkv, k, v, attention, mlp, padding, drop)
 
     def backward(self, params, grads, saved, dy, need_dx=True):
-        norm1, u, q, k, v, o, lse, merged, mlp, padding, start = saved
-        dy = self.mlp_half_backward(params, grads, mlp, dy)
-        dmerged = self.out.backward(params.scope("out"), grads.scope("out"), merged, dy)
-        dq, dk, dv = ops.attention_backward(self.unmerge(dmerged), q, k, v, o, lse, padding=padding, causal=True)
-        djoint = self.unsplit(dq, dk, dv, start)
-        du = self.qkv.backward(params.scope("qkv"), grads.scope("qkv"), u, djoint)
-        dx = self.normalise.backward(params.scope("norm1"), grads.scope("norm1"), norm1, du)
-        return _add(dx, dy)
+        norm1, qkv, k, v, attention, mlp, padding, drop = saved
+        dy = self.mlp_half_backward(params, grads, mlp, dy, drop)
+        dq, dk, dv = self.attend_backward(params, grads, attention, dy, k, v, padding, drop)
+        djoint = self.unsplit(dq, dk, dv)
+        du = self.qkv.backward(params.scope("qkv"), grads.scope("qkv"), qkv, djoint)
+        return _add(self.normalise_backward(params.scope("norm1"), grads.scope("norm1"), norm1, du), dy)
 
     # ------------------------------------------------------------ its parts
 
-    def mlp_half(self, params: Scope, y: np.ndarray):
+    def attend(self, params: Scope, x, q, k, v, padding=None, drop=None):
+        """y = x + attention(q, k, v) W_o for rows x whose queries see all of k up to their own position."""
+        o, lse = ops.attention(q, k, v, padding=padding, causal=True)
+        branch, out = self.out.forward(params.scope("out"), ops.merge_heads(o))
+        keep = None
+        if drop is not None:
+            branch, keep = drop(0, branch)
+        return _add(branch, x), (q, o, lse, out, keep)
+
+    def attend_backward(self, params: Scope, grads: Scope, saved, dy, k, v, padding=None, drop=None, add_to=None):
+        """dq, dk, dv; what reaches x directly is dy itself. With `add_to` = (dk, dv) those are added there."""
+        q, o, lse, out, keep = saved
+        dbranch = dy if keep is None else drop.backward(dy, keep)
+        dmerged = self.out.backward(params.scope("out"), grads.scope("out"), out, dbranch)
+        do = ops.merge_heads_backward(dmerged, self.heads)
+        return ops.attention_backward(do, q, k, v, o, lse, padding=padding, causal=True, add_to=add_to)
+
+    def mlp_half(self, params: Scope, y: np.ndarray, drop=None, need_z: bool = True):
         """z = y + MLP(norm(y)) for any rows."""
         w, norm2 = self.normalise.forward(params.scope("norm2"), y)
-        g = ops.linear(w, params["up.weight"], self._bias(params, "up"))
+        g, up = self.up.forward(params.scope("up"), w)
         a = ops.swiglu(g) if self.mlp == "swiglu" else ops.gelu_tanh(g)
-        z = _add(ops.linear(a, params["down.weight"], self._bias(params, "down")), y)
-        return z, (norm2, w, g, a)
+        z = keep = None
+        if need_z:
+            branch, down = self.down.forward(params.scope("down"), a)
+            if drop is not None:
+                branch, keep = drop(1, branch)
+            z = _add(branch, y)
+        else:
+            down = (a, ops.linear(a, params["down.a"]) if self.rank else None)
+            if drop is not None:
+                keep = drop.masks.rows(drop.layer, 1, y, drop.start)
+        return z, (norm2, up, g, down, keep)
 
-    def mlp_half_backward(self, params: Scope, grads: Scope, saved, dz: np.ndarray) -> np.ndarray:
-        norm2, w, g, a = saved
-        da = self.down.backward(params.scope("down"), grads.scope("down"), a, dz)
+    def mlp_half_backward(self, params: Scope, grads: Scope, saved, dz: np.ndarray, drop=None) -> np.ndarray:
+        norm2, up, g, down, keep = saved
+        dbranch = dz if keep is None else drop.backward(dz, keep)
+        da = self.down.backward(params.scope("down"), grads.scope("down"), down, dbranch)
         dg = ops.swiglu_backward(da, g) if self.mlp == "swiglu" else ops.gelu_tanh_backward(da, g, out=da)
-        dw = self.up.backward(params.scope("up"), grads.scope("up"), w, dg)
-        return _add(self.normalise.backward(params.scope("norm2"), grads.scope("norm2"), norm2, dw), dz)
+        dw = self.up.backward(params.scope("up"), grads.scope("up"), up, dg)
+        return _add(self.normalise_backward(params.scope("norm2"), grads.scope("norm2"), norm2, dw), dz)
+
+    def normalise_backward(self, params: Scope, grads: Scope, saved, dy: np.ndarray) -> np.ndarray:
+        """dx; the gain's gradient is added where it is trained."""
+        if "gain" not in grads:
+            grads = Scope({name: np.zeros_like(window) for name, window in params.items()})
+        return self.normalise.backward(params, grads, saved, dy)
 
     def split(self, joint: np.ndarray, heads: int, kv_heads: int, start: int = 0):
         """Columns of a projection as heads (B, ., T, E): q and k turned to their positions, and v."""
-        return ops.split_heads(joint, heads, kv_heads, *self.angles(joint, start, joint.shape[1]))
+        return ops.split_heads(joint, heads, kv_heads, *self._positions(joint, start, joint.shape[1]))
 
     def unsplit(self, dq, dk, dv, start: int = 0) -> np.ndarray:
         """The gradient of the projection from those of the heads."""
-        return ops.split_heads_backward(dq, dk, dv, *self.angles(dq, start, dq.shape[2]))
+        return ops.split_heads_backward(dq, dk, dv, *self._positions(dq, start, dq.shape[2]))
 
-    def merge(self, o: np.ndarray) -> np.ndarray:
-        """(B, H, T, E) to (B, T, H E)."""
-        return ops.merge_heads(o)
-
-    def unmerge(self, merged: np.ndarray) -> np.ndarray:
-        return ops.merge_heads_backward(merged, self.heads)
-
-    def angles(self, like: np.ndarray, start: int, rows: int):
+    def _positions(self, like: np.ndarray, start: int, rows: int):
         """cos and sin for positions start to start + rows; None without rotary positions."""
         if not self.rotary:
             return None, None
         cos, sin = _angles(1 << max(6, (start + rows - 1).bit_length()), self.width, like.dtype.name)
         return cos[start : start + rows], sin[start : start + rows]
 
-    def _bias(self, params: Scope, name: str) -> np.ndarray | None:
-        return params[f"{name}.bias"] if self.bias else None
+
+def declare_norm(layer: Layer, trained: bool) -> dict[str, Parameter]:
+    return {name: Parameter(spec.shape, spec.init, trained) for name, spec in layer.declare().items()}
 
 
 @dataclass(frozen=True)
@@ -183,7 +308,8 @@ class GPT(Layer):
 
     `positions` is "rotary" or "learned" (a table of `context` rows); `hidden` is 4 d for "gelu" and 8/3 d, rounded up
     to a multiple of 4, for "swiglu" where it is not given. Initial weights: N(0, 0.02^2), those that write into the
-    stream smaller by sqrt(2 layers) (Radford et al., 2019).
+    stream smaller by sqrt(2 layers) (Radford et al., 2019). `dropout` is applied to what each half of a layer adds to
+    the stream. `rank` > 0 freezes everything but adapters of that rank, times `scale`, on the layers' matrices.
     """
 
     vocabulary: int
@@ -197,8 +323,15 @@ class GPT(Layer):
     norm: str = "rms"
     mlp: str = "swiglu"
     bias: bool = False
+    dropout: float = 0.0
+    rank: int = 0
+    scale: float = 1.0
 
     def __post_init__(self):
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"GPT: dropout is {self.dropout}, expected 0 <= dropout < 1")
+        if self.rank < 0:
+            raise ValueError(f"GPT: rank is {self.rank}, expected at least 0")
         for name in ("vocabulary", "layers", "d", "heads", "context"):
             if getattr(self, name) < 1:
                 raise ValueError(f"GPT: {name} is {getattr(self, name)}, expected at least 1")
@@ -212,7 +345,8 @@ class GPT(Layer):
         hidden = self.hidden or (4 * self.d if self.mlp == "gelu" else 4 * math.ceil(2 * self.d / 3))
         rotary, std = self.positions == "rotary", 0.02 / math.sqrt(2 * self.layers)
         kv_heads = self.kv_heads or self.heads
-        return Block(self.d, self.heads, kv_heads, hidden, rotary, self.norm, self.mlp, self.bias, out_std=std)
+        kind = (rotary, self.norm, self.mlp, self.bias)
+        return Block(self.d, self.heads, kv_heads, hidden, *kind, out_std=std, rank=self.rank, scale=self.scale)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -220,11 +354,15 @@ class GPT(Layer):
         return tuple(f"block{i}" for i in range(self.layers))
 
     def declare(self):
-        tables = {"embed.table": Parameter((self.vocabulary, self.d), init.normal(0.02))}
+        trained = self.rank == 0
+        found = {"embed.table": Parameter((self.vocabulary, self.d), init.normal(0.02), trained)}
         if self.positions == "learned":
-            tables["position.table"] = Parameter((self.context, self.d), init.normal(0.02))
-        blocks = dict.fromkeys(self.names, self.block)
-        return {**tables, **declare_all(**blocks, norm=self.block.normalise)}
+            found["position.table"] = Parameter((self.context, self.d), init.normal(0.02), trained)
+        block = self.block.declare()
+        for name in self.names:
+            found |= {f"{name}.{part}": spec for part, spec in block.items()}
+        norm = declare_norm(self.block.normalise, trained)
+        return found | {f"norm.{part}": spec for part, spec in norm.items()}
 
     def check(self, tokens: np.ndarray, start: int = 0) -> None:
         """Raise an error for anything but integers (B, T) that this model can read."""
@@ -240,13 +378,21 @@ class GPT(Layer):
     # ------------------------------------------------------------ the model at once
 
     def forward(self, params, x, train=False, rng=None, padding=None):
-        h, saved = self.trunk(params, x, padding)
+        h, saved = self.trunk(params, x, padding, self.masks(x.shape[1], rng) if train else None)
         return self.logits(params, h), (h, saved)
 
     def backward(self, params, grads, saved, dy, need_dx=True):
         h, kept = saved
         self.trunk_backward(params, grads, kept, self.logits_backward(params, grads, h, dy))
         return None  # a token has no gradient
+
+    def masks(self, T: int, rng: np.random.Generator | None) -> Masks | None:
+        """Fresh dropout masks for texts of T tokens; None without dropout."""
+        if self.dropout == 0:
+            return None
+        if rng is None:
+            raise ValueError("GPT: dropout in training needs rng, the source of the masks")
+        return Masks(self.dropout, int(rng.integers(2**63)), T)
 
     # ------------------------------------------------------------ its parts
 
@@ -258,16 +404,18 @@ class GPT(Layer):
         return x
 
     def embed_backward(self, grads: Params, tokens: np.ndarray, dx: np.ndarray) -> None:
-        _add(grads["embed.table"], ops.embedding_backward(dx, tokens, self.vocabulary))
-        if self.positions == "learned":
+        if "embed.table" in grads:
+            _add(grads["embed.table"], ops.embedding_backward(dx, tokens, self.vocabulary))
+        if "position.table" in grads:
             grads["position.table"][: tokens.shape[1]] += dx.sum(axis=0)
 
-    def trunk(self, params: Params, tokens: np.ndarray, padding: np.ndarray | None = None):
+    def trunk(self, params: Params, tokens: np.ndarray, padding: np.ndarray | None = None, masks: Masks | None = None):
         """Everything below the head: h = norm(x_L), (B, T, d), and what its backward pass needs."""
         self.check(tokens)
         x, kept = self.embed(params, tokens), []
-        for name in self.names:
-            x, saved = self.block.forward(params.scope(name), x, padding=padding)
+        for i, name in enumerate(self.names):
+            drop = None if masks is None else Drop(masks, i)
+            x, saved = self.block.forward(params.scope(name), x, padding=padding, drop=drop)
             kept.append(saved)
         h, norm = self.block.normalise.forward(params.scope("norm"), x)
         return h, (tokens, kept, norm)
@@ -275,7 +423,7 @@ class GPT(Layer):
     def trunk_backward(self, params: Params, grads: Params, saved, dh: np.ndarray) -> None:
         """Adds all gradients below the head. Lets go of what each layer saved as soon as it is used."""
         tokens, kept, norm = saved
-        dx = self.block.normalise.backward(params.scope("norm"), grads.scope("norm"), norm, dh)
+        dx = self.block.normalise_backward(params.scope("norm"), grads.scope("norm"), norm, dh)
         for name in reversed(self.names):
             dx = self.block.backward(params.scope(name), grads.scope(name), kept.pop(), dx)
         self.embed_backward(grads, tokens, dx)
@@ -287,7 +435,8 @@ class GPT(Layer):
     def logits_backward(self, params: Params, grads: Params, h: np.ndarray, dlogits: np.ndarray) -> np.ndarray:
         """dh = dlogits E; adds dE = dlogits^T h, the gradient of the linear map with input dlogits and output h."""
         table = params["embed.table"]
-        ops.linear_backward(h, dlogits, table, False, (grads["embed.table"], None))
+        if "embed.table" in grads:
+            ops.linear_backward(h, dlogits, table, False, (grads["embed.table"], None))
         return ops.linear(dlogits, table)
 
 
@@ -302,12 +451,13 @@ def next_token_loss(
     target: np.ndarray,
     weight: np.ndarray | None = None,
     padding: np.ndarray | None = None,
+    masks: Masks | None = None,
 ) -> float:
     """L = -Σ w_t log p(target_t) / Σ w_t over all positions (B, T); adds its gradient into `grads` if given.
 
     Plain back-propagation: every activation is stored.
     """
-    h, saved = model.trunk(params, tokens, padding)
+    h, saved = model.trunk(params, tokens, padding, masks)
     rows, flat = h.reshape(-1, model.d), target.reshape(-1)
     logits = model.logits(params, rows)
     lp, lse = ops.log_prob(logits, flat)
@@ -348,11 +498,11 @@ def rows_of_logits(model: GPT, params: Params, tokens: np.ndarray, cache: Cache)
     for i, name in enumerate(model.names):
         scope = params.scope(name)
         u, _ = block.normalise.forward(scope.scope("norm1"), x)
-        joint = ops.linear(u, scope["qkv.weight"], block._bias(scope, "qkv"))
-        q, k, v = block.split(joint, block.heads, block.kv_heads, start)
-        cache.k[i, :, :, start:end], cache.v[i, :, :, start:end] = k, v
-        o, _ = ops.attention(q, cache.k[i, :, :, :end], cache.v[i, :, :, :end], causal=True)
-        x = x + ops.linear(block.merge(o), scope["out.weight"], block._bias(scope, "out"))
+        joint, _ = block.qkv.forward(scope.scope("qkv"), u)
+        q, cache.k[i, :, :, start:end], cache.v[i, :, :, start:end] = block.split(
+            joint, block.heads, block.kv_heads, start
+        )
+        x, _ = block.attend(scope, x, q, cache.k[i, :, :, :end], cache.v[i, :, :, :end])
         x, _ = block.mlp_half(scope, x)
     cache.length = end
     h, _ = block.normalise.forward(params.scope("norm"), np.ascontiguousarray(x[:, -1]))

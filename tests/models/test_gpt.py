@@ -5,7 +5,7 @@ import pytest
 
 from refimpl import nn, ops
 from refimpl.backends import backend
-from refimpl.models.gpt import GPT, Block, Cache, generate, next_token_loss, rows_of_logits
+from refimpl.models.gpt import GPT, Block, Cache, Masks, generate, next_token_loss, rows_of_logits
 from tests.harness import central_differences, relative_error
 
 VARIANTS = {
@@ -47,13 +47,50 @@ def test_block_backward_returns_the_gradient_of_its_input(variant):
     model, params, rng = make(**VARIANTS[variant])
     x, dz = rng.standard_normal((2, 5, 8)), rng.standard_normal((2, 5, 8))
     scope, grads = params.scope("block0"), params.zeros_like().scope("block0")
-    _, saved = model.block.forward(scope, x, start=2)
+    _, saved = model.block.forward(scope, x)
     dx = model.block.backward(scope, grads, saved, dz)
 
     def loss():
-        return float((model.block.forward(scope, x, start=2)[0] * dz).sum())
+        return float((model.block.forward(scope, x)[0] * dz).sum())
 
     assert relative_error(central_differences(loss, x), dx) < 1e-6
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_adapters_get_their_gradients_and_frozen_weights_none(bias):
+    model, params, rng = make(rank=3, scale=0.7, bias=bias)
+    params.state += 0.3 * rng.standard_normal(params.state.size)
+    tokens, target = rng.integers(0, 7, (2, 5)), rng.integers(0, 7, (2, 5))
+    grads = params.zeros_like()
+    assert all(name.endswith((".a", ".b")) for name in grads)
+    next_token_loss(model, params, grads, tokens, target)
+    numeric = central_differences(lambda: next_token_loss(model, params, None, tokens, target), params.flat)
+    assert relative_error(numeric, grads.flat) < 1e-6
+
+
+def test_gradient_with_dropout_equals_central_differences_under_the_same_masks():
+    model, params, rng = make(dropout=0.4)
+    tokens, target = rng.integers(0, 7, (2, 5)), rng.integers(0, 7, (2, 5))
+    masks, grads = Masks(0.4, 3, 5), params.zeros_like()
+    next_token_loss(model, params, grads, tokens, target, masks=masks)
+    assert next_token_loss(model, params, None, tokens, target, masks=masks) != next_token_loss(
+        model, params, None, tokens, target
+    )
+
+    def loss():
+        return next_token_loss(model, params, None, tokens, target, masks=masks)
+
+    assert relative_error(central_differences(loss, params.flat), grads.flat) < 1e-6
+
+
+def test_a_dropout_mask_depends_on_its_position_only():
+    masks, like = Masks(0.3, 7, 50), np.zeros((3, 50, 21))
+    whole = masks.rows(1, 0, like, 0)
+    for start, end in ((0, 1), (7, 30), (49, 50)):
+        np.testing.assert_array_equal(masks.rows(1, 0, like[:, start:end], start), whole[:, start:end])
+    assert abs(whole.mean() - 0.7) < 0.03  # 4 standard deviations
+    for other in (masks.rows(1, 1, like, 0), masks.rows(2, 0, like, 0), Masks(0.3, 8, 50).rows(1, 0, like, 0)):
+        assert abs((other == whole).mean() - 0.58) < 0.04  # as independent ones: 0.7^2 + 0.3^2
 
 
 def test_logits_depend_on_earlier_tokens_only():

@@ -163,7 +163,9 @@ def overhead() -> tuple[float, float]:
     body = relu.table["native"]
     x = np.ones(1, np.float32)
     declared = wisdom.Tunable("relu", "x", None, lambda normal, n: {}, (0,))
-    decides = wisdom.chooser(declared, {(get_num_threads(), 0): ("native", -1)}, {**relu.bodies, "native": body})
+    decides = wisdom.chooser(
+        declared, {(get_num_threads(), 0): wisdom.Way("native", -1)}, {**relu.bodies, "native": body}
+    )
     with backend("native"):
         return _extra(relu, body, x), _extra(decides, body, x)
 

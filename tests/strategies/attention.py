@@ -130,7 +130,7 @@ def _(args, outs, eps):
     dv = heads((relative * p).swapaxes(-1, -2) @ dy)
     tiny = np.finfo(outs[0].dtype).smallest_normal  # p and what it multiplies may underflow
     dq, dk, dv = dq + tiny * S, dk + tiny * terms, dv + tiny * terms
-    if args["add_to"] is None:
+    if args.get("add_to") is None:
         return dq, dk, dv
     dk, dv = (d + 2 * eps * (np.abs(old) + np.abs(o)) for d, old, o in zip((dk, dv), args["add_to"], outs[1:]))
     return dq, dk, dv, dk, dv  # returned, and written in place

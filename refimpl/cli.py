@@ -148,7 +148,7 @@ def _run(options: argparse.Namespace) -> int:
     else:
         config = run.Config(
             slug=options.slug,
-            data=options.data or "digits",
+            data=options.data or "",
             seed=options.seed or 0,
             backends=backends or ("auto",),
             threads=options.threads,
@@ -295,10 +295,9 @@ def _data_list(options: argparse.Namespace) -> int:
             data.path(name)
             state = "here"
         except data.DataNotFound:
-            state = f"not here ({memory(info.download_bytes)} to fetch)"
-        shape = "x".join(map(str, info.shape))
-        rows.append((name, f"{info.n_train:,} + {info.n_test:,}", shape, str(info.n_classes), state))
-    print(table(("name", "train + test", "shape", "classes", "state"), rows, right=(1, 2, 3)))
+            state = f"not here ({memory(info.download_bytes)} to fetch)" if info.downloads else "not here"
+        rows.append((name, info.kind, info.what, state))
+    print(table(("name", "kind", "what", "state"), rows))
     return 0
 
 
@@ -496,7 +495,7 @@ has changed and refuses.""",
   refimpl run noprop --resume runs/mnist""",
     )
     p.add_argument("slug", metavar="SLUG", help="a method (see: refimpl list)")
-    p.add_argument("--data", metavar="NAME", help="data set (default: digits; see: refimpl data list)")
+    p.add_argument("--data", metavar="NAME", help="data set (default: the method's own; see: refimpl data list)")
     p.add_argument("--seed", type=_whole(0), metavar="N", help="seed of all randomness (default: 0)")
     p.add_argument(
         "--backend",

@@ -7,8 +7,9 @@ in-neighbours of every node. What the layers read is made from it once, before t
     mean_operator(A)       M = D^-1 A, D the row sums of A, empty rows stay empty     for GraphSAGE
     with_self_loops(A)     A + I without values                                       for GAT
 
-A layer's input is the pair (operator, x) with features x (N, d_in), an array or, where nothing needs its gradient, a
-`Sparse` matrix; `backward` returns dL/dx. Index alphabet: N nodes, E edges, D width, K heads.
+A layer's input is the pair (operator, x) with features x (N, d_in): an array, or, where nothing needs its gradient, a
+`Sparse` matrix or a tuple of blocks [x_1 | x_2 | ...] side by side, each an array or sparse. `backward` returns dL/dx.
+Index alphabet: N nodes, E edges, D width, K heads.
 
 Sources: Kipf and Welling, "Semi-supervised classification with graph convolutional networks", 2017; Hamilton, Ying and
 Leskovec, "Inductive representation learning on large graphs", 2017; Velickovic et al., "Graph attention networks",
@@ -29,6 +30,7 @@ from refimpl.nn.layer import Layer
 from refimpl.nn.params import Parameter
 
 __all__ = [
+    "Features",
     "GATConv",
     "GCNConv",
     "SAGEConv",
@@ -125,6 +127,22 @@ class Sparse:
     def __matmul__(self, x: np.ndarray) -> np.ndarray:
         return ops.csr_matmul(self.indptr, self.indices, self.values, x)
 
+    def take(self, rows: np.ndarray) -> Sparse:
+        """The rows named by an integer array, in its order."""
+        starts, counts = self.indptr[rows], np.diff(self.indptr)[rows]
+        ends = np.cumsum(counts)
+        entries = np.arange(ends[-1] if len(ends) else 0) + np.repeat(starts - ends + counts, counts)
+        values = None if self.values is None else self.values[entries]
+        return Sparse(np.concatenate([[0], ends]), self.indices[entries], values, self.shape[1])
+
+    def above(self, other: Sparse) -> Sparse:
+        """This matrix and below it another one with as many columns; both with values or both without."""
+        if self.shape[1] != other.shape[1] or (self.values is None) != (other.values is None):
+            raise ValueError(f"Sparse.above: {self!r} does not fit on {other!r}")
+        both = None if self.values is None else np.concatenate([self.values, other.values])
+        indptr = np.concatenate([self.indptr, self.nnz + other.indptr[1:]])
+        return Sparse(indptr, np.concatenate([self.indices, other.indices]), both, self.shape[1])
+
     def row_sums(self, dtype: Any = np.float64) -> np.ndarray:
         """Sum of the values of each row, (N,)."""
         weights = None if self.values is None else self.values
@@ -192,20 +210,38 @@ def mean_operator(A: Sparse, dtype: Any = np.float32) -> Sparse:
 
 # ---------------------------------------------------------------- layers
 
-
-def _product(x: np.ndarray | Sparse, weight: np.ndarray) -> np.ndarray:
-    """x W for dense or sparse features."""
-    return x @ weight if isinstance(x, Sparse) else ops.matmul(x, weight)
+Features = np.ndarray | Sparse | tuple[np.ndarray | Sparse, ...]
 
 
-def _product_backward(dh, x, weight, dweight, need_dx):
-    """Adds x^T dh into dweight and returns dh W^T."""
+def _product(x: Features, weight: np.ndarray) -> np.ndarray:
+    """x W for dense or sparse features, or for blocks of them side by side."""
     if isinstance(x, Sparse):
-        if need_dx:
-            raise ValueError("graph layer: features that are a sparse matrix have no gradient, expected need_dx=False")
-        dweight += x.T @ dh
-        return None
-    return ops.linear_backward(dh, x, weight, need_dx, (dweight, None))[0]
+        return x @ weight
+    if isinstance(x, tuple):
+        ends = np.cumsum([block.shape[1] for block in x])
+        parts = [_product(block, weight[end - block.shape[1] : end]) for block, end in zip(x, ends)]
+        y = parts[0]
+        for part in parts[1:]:
+            y += part
+        return y
+    return ops.matmul(x, weight)
+
+
+def _product_backward(dh: np.ndarray, x: Features, weight: np.ndarray, dweight: np.ndarray, need_dx: bool):
+    """Adds x^T dh into dweight and returns dh W^T."""
+    if isinstance(x, np.ndarray):
+        return ops.linear_backward(dh, x, weight, need_dx, (dweight, None))[0]
+    if need_dx:
+        raise ValueError("graph layer: sparse features and blocks of them have no gradient, expected need_dx=False")
+    start = 0
+    for block in x if isinstance(x, tuple) else (x,):
+        end = start + block.shape[1]
+        if isinstance(block, Sparse):
+            dweight[start:end] += block.T @ dh
+        else:
+            ops.linear_backward(dh, block, weight[start:end], False, (dweight[start:end], None))
+        start = end
+    return None
 
 
 @dataclass(frozen=True)
@@ -236,7 +272,7 @@ class GCNConv(Layer):
     def forward(self, params, x, train=False, rng=None):
         S, x = x
         weight, bias = params["weight"], params["bias"] if self.bias else None
-        if S is None or (self.d_in < self.d_out and not isinstance(x, Sparse)):
+        if S is None or (self.d_in < self.d_out and isinstance(x, np.ndarray)):
             u = x if S is None else S @ x
             return ops.linear(u, weight, bias), (S, u, True)
         y = S @ _product(x, weight)
@@ -284,7 +320,7 @@ class SAGEConv(Layer):
     def forward(self, params, x, train=False, rng=None):
         M, x = x
         bias = params["bias"] if self.bias else None
-        if M is None or (self.d_in < self.d_out and not isinstance(x, Sparse)):
+        if M is None or (self.d_in < self.d_out and isinstance(x, np.ndarray)):
             u, x = x if M is None else (M @ x, x)
             y = ops.linear(u, params["neighbour"], bias)
             y += ops.matmul(x, params["own"])

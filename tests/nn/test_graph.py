@@ -99,9 +99,19 @@ def test_a_sparse_matrix_survives_pickling_and_knows_its_numbers():
     assert np.array_equal(A @ np.eye(2), A.dense())
 
 
+@given(st.integers(0, 2**32 - 1))
+def test_rows_can_be_taken_and_stacked(seed):
+    rng = np.random.default_rng(seed)
+    x = rng.standard_normal((6, 4)) * (rng.random((6, 4)) < 0.4)
+    rows = rng.integers(0, 6, rng.integers(0, 9))
+    assert np.array_equal(Sparse.from_dense(x).take(rows).dense(), x[rows])
+    assert np.array_equal(Sparse.from_dense(x[:2]).above(Sparse.from_dense(x[2:])).dense(), x)
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
+        (lambda: Sparse([0], [], None, 2).above(Sparse([0], [], None, 3)), "does not fit on"),
         (lambda: Sparse([0, 2], [0], None, 1), "does not climb from 0 to the 1 entries"),
         (lambda: Sparse([0, 2, 1, 2], [0, 0], None, 1), "does not climb"),
         (lambda: Sparse([0, 1], [3], None, 2), r"expected columns in \[0, 2\)"),
@@ -147,13 +157,15 @@ def test_sparse_features_give_the_results_of_dense_ones(kind):
     x[rng.random(x.shape) < 0.6] = 0
     dy = rng.standard_normal((A.shape[0], 8))
     results = []
-    for features in (x, Sparse.from_dense(x)):
+    blocks = (Sparse.from_dense(x[:, :2]), np.ascontiguousarray(x[:, 2:]))
+    for features in (x, Sparse.from_dense(x), blocks):
         grads = params.zeros_like()
         y, saved = layer.forward(params, (operator, features))
         assert layer.backward(params, grads, saved, dy.copy(), need_dx=False) is None or features is x
         results.append((y, grads.flat))
-    for a, b in zip(*results):
-        assert np.allclose(a, b, atol=1e-12)
+    for other in results[1:]:
+        for a, b in zip(results[0], other):
+            assert np.allclose(a, b, atol=1e-12)
     with pytest.raises(ValueError, match="have no gradient"):
         layer.backward(params, params.zeros_like(), saved, dy)
 

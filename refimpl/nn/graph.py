@@ -382,30 +382,20 @@ class GATConv(Layer):
 
     def forward(self, params, x, train=False, rng=None):
         A, x = x
-        N, K = A.shape[0], self.heads
-        h = _product(x, params["weight"]).reshape(N, K, -1)
-        scores_j = (h * params["source"]).sum(axis=2)
-        scores_i = (h * params["target"]).sum(axis=2)
-        row = A.rows
-        u = scores_j[A.indices] + scores_i[row]
-        alpha = ops.segment_softmax(ops.leaky_relu(u, self.slope), row, N)
-        y = ops.segment_sum((alpha[:, :, None] * h[A.indices]).reshape(len(row), -1), row, N)
+        h = _product(x, params["weight"]).reshape(A.shape[0], self.heads, -1)
+        y, alpha = ops.graph_attention(A.indptr, A.indices, h, params["source"], params["target"], self.slope)
+        y = y.reshape(len(y), self.d_out)
         if self.bias:
             y += params["bias"]
-        return y, (A, x, h, u, alpha)
+        return y, (A, x, h, alpha)
 
     def backward(self, params, grads, saved, dy, need_dx=True):
-        A, x, h, u, alpha = saved
-        N, K, D = h.shape
-        row, g = A.rows, dy.reshape(N, K, D)
+        A, x, h, alpha = saved
         if self.bias:
             grads["bias"][...] += ops.sum_rows(dy)
-        dalpha = (g[row] * h[A.indices]).sum(axis=2)
-        de = ops.segment_softmax_backward(dalpha, alpha, row, N)
-        du = ops.leaky_relu_backward(de, u, self.slope)
-        ds, dt = ops.segment_sum(du, A.indices, N), ops.segment_sum(du, row, N)
-        dh = ops.segment_sum((alpha[:, :, None] * g[row]).reshape(len(row), -1), A.indices, N).reshape(h.shape)
-        dh += ds[:, :, None] * params["source"] + dt[:, :, None] * params["target"]
-        grads["source"][...] += (ds[:, :, None] * h).sum(axis=0)
-        grads["target"][...] += (dt[:, :, None] * h).sum(axis=0)
-        return _product_backward(dh.reshape(N, -1), x, params["weight"], grads["weight"], need_dx)
+        dh, dsource, dtarget = ops.graph_attention_backward(
+            dy.reshape(h.shape), alpha, A.indptr, A.indices, h, params["source"], params["target"], self.slope
+        )
+        grads["source"][...] += dsource
+        grads["target"][...] += dtarget
+        return _product_backward(dh.reshape(len(h), -1), x, params["weight"], grads["weight"], need_dx)

@@ -28,6 +28,9 @@ from refimpl.backends import (
 
 # Loaded on first use (PEP 562): name -> module
 _LAZY = {
+    "BPTTClassifier": "refimpl.baselines",
+    "OTTTClassifier": "refimpl.baselines",
+    "SLTT": "refimpl.methods.spiking.sltt",
     "BackpropClassifier": "refimpl.baselines",
     "BackpropRegressor": "refimpl.baselines",
     "ChainClassifier": "refimpl.baselines",
@@ -37,11 +40,14 @@ _LAZY = {
 }
 
 __all__ = [
+    "SLTT",
+    "BPTTClassifier",
     "BackpropClassifier",
     "BackpropRegressor",
     "ChainClassifier",
     "ForwardForwardClassifier",
     "NoProp",
+    "OTTTClassifier",
     "UnrolledFlowClassifier",
     "__version__",
     "arena",

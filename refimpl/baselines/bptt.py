@@ -1,6 +1,6 @@
 """Back-propagation through time with surrogate gradients: what every training rule for spiking networks is held to.
 
-With g[t] = dL/ds[t] arriving from the layer above at the same step, and sg the surrogate derivative at u[t] - threshold,
+With g[t] = dL/ds[t] arriving from the layer above at the same step, and sg the surrogate slope at u[t] - threshold,
 
     delta[t] = g[t] sg + delta[t+1] eps[t],    eps[t] = leak (1 - threshold sg),    delta[T+1] = 0
 

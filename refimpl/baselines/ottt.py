@@ -22,9 +22,7 @@ from refimpl.nn import Params
 __all__ = ["OTTTClassifier", "ottt_gradient"]
 
 
-def ottt_gradient(
-    simulation: Simulation, grads: Params, y: np.ndarray, loss: StepLoss
-) -> tuple[float, np.ndarray]:
+def ottt_gradient(simulation: Simulation, grads: Params, y: np.ndarray, loss: StepLoss) -> tuple[float, np.ndarray]:
     """Add OTTT's gradient to `grads`, for a network whose layers of weights are traced; returns L and the sum of the
     logits."""
     T, total, decision = simulation.T, 0.0, None

@@ -327,8 +327,7 @@ SPOKEN_DIGITS = Info(
 )
 
 CATALOGUE: dict[str, Info] = {
-    info.name: info
-    for info in (DIGITS, MNIST, FASHION_MNIST, CIFAR_10, KARATE, CORA, CITESEER, N_MNIST, SPOKEN_DIGITS)
+    info.name: info for info in (DIGITS, MNIST, FASHION_MNIST, CIFAR_10, KARATE, CORA, CITESEER, N_MNIST, SPOKEN_DIGITS)
 }
 
 

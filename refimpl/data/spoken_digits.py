@@ -75,8 +75,8 @@ def log_mel(samples: np.ndarray, T: int = STEPS, channels: int = CHANNELS) -> np
 
 
 def delta_events(energies: np.ndarray, delta: float = DELTA) -> np.ndarray:
-    """Counts of events (T, 2, channels) float32, rising [:, 0] and falling [:, 1]: how many multiples of `delta` the log
-    energy has crossed since the step before (before the first: since silence)."""
+    """Counts of events (T, 2, channels) float32, rising [:, 0] and falling [:, 1]: how many multiples of `delta` the
+    log energy has crossed since the step before (before the first: since silence)."""
     if not delta > 0:
         raise ValueError(f"delta_events: delta is {delta}, expected a positive number")
     level = np.floor((energies - np.log(1e-4)) / delta)
@@ -85,8 +85,8 @@ def delta_events(energies: np.ndarray, delta: float = DELTA) -> np.ndarray:
 
 
 def read_spoken_digits(path: Path) -> list[Utterance]:
-    """All recordings in the order of their names. Raises DataError for a damaged archive or recording, or where it holds
-    none."""
+    """All recordings in the order of their names. Raises DataError for a damaged archive or recording, or where it
+    holds none."""
     found = []
     for name, content in tar_members(path, LIMIT):
         match = re.fullmatch(r"(\d)_([A-Za-z]+)_(\d+)\.wav", Path(name).name)
@@ -123,7 +123,9 @@ def read(known: Info, found: Found) -> Sequences:
     train = [u for u in utterances if u.index >= TEST_INDICES]
     test = [u for u in utterances if u.index < TEST_INDICES]
     if not train or not test:
-        raise DataError(f"{found.train[0]}: {len(train)} training and {len(test)} test recordings, expected some of both")
+        raise DataError(
+            f"{found.train[0]}: {len(train)} training and {len(test)} test recordings, expected some of both"
+        )
     (x_train, y_train), (x_test, y_test) = split(train), split(test)
     return Sequences(
         name=known.name,

@@ -12,7 +12,7 @@ is the encoder. No neuron follows the read-out, so each step has real-valued log
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -59,6 +59,7 @@ __all__ = [
 ]
 
 Shape = tuple[int, ...]
+DEFAULT = Neuron()
 CODINGS = ("direct", "pulse", "events")
 
 
@@ -179,7 +180,7 @@ def _uniform_linear(d_in: int, d_out: int) -> SpikeLinear:
 def spiking_mlp(
     shape: Shape,
     d_out: int,
-    neuron: Neuron = Neuron(),
+    neuron: Neuron = DEFAULT,
     hidden: tuple[int, ...] = (128, 128),
     norm: bool = True,
     dropout: float = 0.0,
@@ -233,7 +234,7 @@ VGG_11 = (64, 128, "pool", 256, 256, "pool", 512, 512, "pool", 512, 512, "pool")
 def spiking_vgg(
     shape: Shape,
     d_out: int,
-    neuron: Neuron = Neuron(),
+    neuron: Neuron = DEFAULT,
     plan: tuple[int | str, ...] = (32, "pool", 64, "pool"),
     dropout: float = 0.0,
     trace: float | None = None,
@@ -283,7 +284,7 @@ def _preact_block(c_in: int, c_out: int, stride: int, neuron: Neuron, dropout: f
 def spiking_resnet(
     shape: Shape,
     d_out: int,
-    neuron: Neuron = Neuron(),
+    neuron: Neuron = DEFAULT,
     widths: tuple[int, ...] = (16, 32),
     blocks: int = 1,
     dropout: float = 0.0,
@@ -312,7 +313,7 @@ BRANCH = 0.2  # weight of a residual branch
 def spiking_nfnet(
     shape: Shape,
     d_out: int,
-    neuron: Neuron = Neuron(),
+    neuron: Neuron = DEFAULT,
     widths: tuple[int, ...] = (16, 32),
     blocks: int = 1,
 ) -> SpikingNet:
@@ -352,7 +353,12 @@ def spiking_nfnet(
     return SpikingNet(ScaledConv2d(c_in, widths[0], 3, 1, 1), Steps(**parts, **head))
 
 
-SNN_MODELS = {"mlp": spiking_mlp, "vgg": spiking_vgg, "resnet": spiking_resnet, "nfnet": spiking_nfnet}
+SNN_MODELS: dict[str, Callable[..., SpikingNet]] = {
+    "mlp": spiking_mlp,
+    "vgg": spiking_vgg,
+    "resnet": spiking_resnet,
+    "nfnet": spiking_nfnet,
+}
 
 
 def build_snn(name: str, shape: Shape, d_out: int, neuron: Neuron, **options: Any) -> SpikingNet:
@@ -360,5 +366,4 @@ def build_snn(name: str, shape: Shape, d_out: int, neuron: Neuron, **options: An
     take."""
     if name not in SNN_MODELS:
         raise ValueError(f"model is {name!r}, expected one of {', '.join(SNN_MODELS)}")
-    made: SpikingNet = SNN_MODELS[name](shape, d_out, neuron, **options)
-    return made
+    return SNN_MODELS[name](shape, d_out, neuron, **options)

@@ -413,8 +413,9 @@ def _(args, outs, eps):
     unbiased = n / max(1, n - 1)
     e_variance = unbiased * inverse * (2 * e_rstd / rstd + 6 * eps)
     old_mean, old_variance = map(np.abs, args["running"])
-    moved = m * e_mean + 4 * eps * (old_mean + np.abs(mean)), m * e_variance + 4 * eps * (
-        old_variance + unbiased * inverse
+    moved = (
+        m * e_mean + 4 * eps * (old_mean + np.abs(mean)),
+        m * e_variance + 4 * eps * (old_variance + unbiased * inverse),
     )
     return *tolerances, *moved
 

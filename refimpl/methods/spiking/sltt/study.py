@@ -185,6 +185,7 @@ def _draw_training(ax: Any, results: list[dict[str, Any]], colours: Mapping[str,
         ax.plot(range(1, len(curve) + 1), curve, style.DASHES[i % len(style.DASHES)], **look)
     ax.set(title="Training", xlabel="epoch", ylabel="training error")
     ax.set_ylim(bottom=0)
+    ax.xaxis.get_major_locator().set_params(integer=True)
     style.percent_axis(ax.yaxis)
     ax.legend()
 

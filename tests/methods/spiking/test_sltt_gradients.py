@@ -1,4 +1,4 @@
-"""The gradients of SLTT, SLTT-K, BPTT and OTTT: against central differences of a smooth twin, and against each other."""
+"""Gradients of SLTT, SLTT-K, BPTT and OTTT: against central differences of a smooth twin, and against each other."""
 
 from dataclasses import dataclass, field
 
@@ -118,10 +118,10 @@ def test_gradient_equals_central_differences_of_the_smooth_twin(name, rule, codi
 # ---------------------------------------------------------------- what the rules have in common, and where they part
 
 
-def gradient_of(rule, net, params, x, T, y, loss=StepLoss(), coding="events", reuse=False, **how):
+def gradient_of(rule, net, params, x, T, y, coding="events", reuse=False, **how):
     own, grads = params.copy(), params.zeros_like()
     simulation = Simulation(net, own, x, T, coding, train=True, memory=Memory(reuse))
-    value, logits = rule(simulation, grads, y, loss, **how)
+    value, logits = rule(simulation, grads, y, StepLoss(), **how)
     return grads.flat, value, logits, own.state
 
 

@@ -39,30 +39,17 @@
 #endif
 #define MR 6
 #ifdef RI_IS_F32
-#define COUNT (VECTOR_BYTES / 4)
+#define LANES (VECTOR_BYTES / 4)
 #else
-#define COUNT (VECTOR_BYTES / 8)
-#endif
-/* the first and the second halves of two vectors, side by side lane by lane */
-#if COUNT == 16
-#define FIRST 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23
-#define SECOND 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31
-#elif COUNT == 8
-#define FIRST 0, 8, 1, 9, 2, 10, 3, 11
-#define SECOND 4, 12, 5, 13, 6, 14, 7, 15
-#elif COUNT == 4
-#define FIRST 0, 4, 1, 5
-#define SECOND 2, 6, 3, 7
-#else
-#define FIRST 0, 2
-#define SECOND 1, 3
+#define LANES (VECTOR_BYTES / 8)
 #endif
 typedef real vec __attribute__((vector_size(VECTOR_BYTES), may_alias));
 /* the same at any address that suits an element */
 typedef real loose __attribute__((vector_size(VECTOR_BYTES), aligned(sizeof(real)), may_alias));
 
+#include "transpose.h"
+
 enum {
-    LANES = COUNT,
     MOST = 256, /* the most that a side of a tile may have */
 };
 
@@ -169,10 +156,13 @@ static void pack_transposed(const real *a, i64 n, i64 columns, real factor, i64 
     }
 }
 
-/* a (n x columns) = factor t^T */
-static void unpack_transposed(const real *t, i64 n, i64 columns, real factor, i64 width, real *a) {
+/* a (n x columns) = or += factor t^T */
+static void unpack_transposed(const real *t, i64 n, i64 columns, real factor, i64 width, int adding, real *a) {
     for (i64 i = 0; i < n; i++)
-        for (i64 c = 0; c < columns; c++) a[i * columns + c] = factor * t[c * width + i];
+        for (i64 c = 0; c < columns; c++) {
+            const real old = adding ? a[i * columns + c] : R(0.0);
+            a[i * columns + c] = old + factor * t[c * width + i];
+        }
 }
 
 /* ------------------------------------------------------------------------------------------------ what a row sees */
@@ -185,12 +175,13 @@ struct problem {
     real scale;
     i64 B, H, G, T, S, D, E;
     i64 rows;         /* query rows of one key head: T H / G */
+    i64 keys;         /* keys that lie in memory for a head, S of them in use */
     i64 lanes, other; /* the sides of a tile of scores */
 };
 
 static struct problem describe(const real *q, const real *k, const real *v, const real *mask, i64 mask_B, i64 mask_H,
                                i64 mask_T, i64 mask_S, const uint8_t *padding, int causal, double scale, i64 B, i64 H,
-                               i64 G, i64 T, i64 S, i64 D, i64 E, i64 lanes, i64 other) {
+                               i64 G, i64 T, i64 S, i64 D, i64 E, i64 keys, i64 lanes, i64 other) {
     struct problem p = {.q = q, .k = k, .v = v, .mask = mask, .padding = padding, .causal = causal};
     p.mask_b = mask_B > 1 ? mask_H * mask_T * mask_S : 0;
     p.mask_h = mask_H > 1 ? mask_T * mask_S : 0;
@@ -198,7 +189,7 @@ static struct problem describe(const real *q, const real *k, const real *v, cons
     p.mask_s = mask_S > 1 ? 1 : 0;
     p.scale = (real)scale;
     p.B = B, p.H = H, p.G = G, p.T = T, p.S = S, p.D = D, p.E = E;
-    p.rows = H / G * T;
+    p.rows = H / G * T, p.keys = keys;
     p.lanes = lanes, p.other = other;
     return p;
 }
@@ -257,7 +248,7 @@ static void forward_tile(const struct problem *p, i64 bg, i64 r0, i64 n, real *s
     for (i64 j0 = 0; j0 < end; j0 += p->other) {
         i64 bk = smaller(p->other, end - j0);
         if (padding && memchr(padding + j0, 0, (size_t)bk) == NULL) continue; /* all of them hidden */
-        product(bk, D, width, p->k + (bg * S + j0) * D, D, 1, qT, width, s, width, 0);
+        product(bk, D, width, p->k + (bg * p->keys + j0) * D, D, 1, qT, width, s, width, 0);
         if (p->mask) add_mask(p, bg, r0, n, j0, bk, width, s);
         if (padding) {
             for (i64 j = 0; j < bk; j++)
@@ -305,7 +296,7 @@ static void forward_tile(const struct problem *p, i64 bg, i64 r0, i64 n, real *s
                 for (i64 i = 0; i < width; i++) yT[e * width + i] *= fix[i];
             }
         }
-        product(E, bk, width, p->v + (bg * S + j0) * E, 1, E, s, width, yT, width, 1);
+        product(E, bk, width, p->v + (bg * p->keys + j0) * E, 1, E, s, width, yT, width, 1);
     }
 
     /* y = y / sum, lse = m + log(sum); a row that sees no key has sum 0: y = 0, lse = -inf */
@@ -320,14 +311,14 @@ static void forward_tile(const struct problem *p, i64 bg, i64 r0, i64 n, real *s
 
 /* s[j] = the sum of the lanes of t[j], for LANES vectors */
 static inline __attribute__((always_inline)) void totals(vec t[LANES], real *s) {
-#if defined(__clang__) || __GNUC__ >= 12
+#ifdef HAVE_TRANSPOSE
     /* Each round adds the halves of two vectors at a time, which lie side by side like dealt cards: lane j of what
      * remains is the sum of t[j]. */
 #pragma GCC unroll 4
     for (int n = LANES / 2; n > 0; n /= 2) {
 #pragma GCC unroll 8
         for (int i = 0; i < n; i++)
-            t[i] = __builtin_shufflevector(t[i], t[i + n], FIRST) + __builtin_shufflevector(t[i], t[i + n], SECOND);
+            t[i] = __builtin_shufflevector(t[i], t[i + n], LOW) + __builtin_shufflevector(t[i], t[i + n], HIGH);
     }
     *(loose *)s = t[0];
 #else
@@ -395,7 +386,7 @@ static void forward_few(const struct problem *p, i64 bg, i64 r0, i64 n, real *y,
         if (padding && memchr(padding + j0, 0, (size_t)smaller(p->other, all - j0)) == NULL) continue;
         for (i64 i = 0; i < n; i++) {
             const i64 bk = smaller(p->other, smaller(S, last_key(p, r0 + i) + 1) - j0);
-            const real *q = p->q + (bg * p->rows + r0 + i) * D, *k = p->k + (bg * S + j0) * D;
+            const real *q = p->q + (bg * p->rows + r0 + i) * D, *k = p->k + (bg * p->keys + j0) * D;
             const real *mask = p->mask ? mask_row(p, bg, r0 + i) + j0 * p->mask_s : NULL;
             if (bk <= 0) continue;
             i64 j = 0;
@@ -425,7 +416,7 @@ static void forward_few(const struct problem *p, i64 bg, i64 r0, i64 n, real *y,
 #pragma omp simd
                 for (i64 e = 0; e < E; e++) out[i * E + e] *= fix;
             }
-            add_values(s, p->v + (bg * S + j0) * E, bk, E, out + i * E);
+            add_values(s, p->v + (bg * p->keys + j0) * E, bk, E, out + i * E);
         }
     }
     for (i64 i = 0; i < n; i++) {
@@ -445,11 +436,11 @@ static void forward_rows(const struct problem *p, i64 bg, i64 r0, real *scratch,
 
 int RI(attention)(const real *q, const real *k, const real *v, const real *mask, i64 mask_B, i64 mask_H, i64 mask_T,
                   i64 mask_S, const uint8_t *padding, int causal, double scale, i64 B, i64 H, i64 G, i64 T, i64 S,
-                  i64 D, i64 E, real *y, real *lse, int threads) {
+                  i64 D, i64 E, i64 rows, real *y, real *lse, int threads) {
     if (B == 0 || H == 0 || T == 0) return RI_OK;
     if (G < 1 || H % G) return RI_BADARG;
     const struct problem p = describe(q, k, v, mask, mask_B, mask_H, mask_T, mask_S, padding, causal, scale, B, H, G, T,
-                                      S, D, E, RI_VALUE(attention_queries), RI_VALUE(attention_keys));
+                                      S, D, E, rows, RI_VALUE(attention_queries), RI_VALUE(attention_keys));
     const i64 tiles = (p.rows + p.lanes - 1) / p.lanes, tasks = B * G * tiles;
     int team = (int)smaller(team_for(&p, 2, threads), tasks);
     if (team == 1) {
@@ -481,6 +472,8 @@ int RI(attention)(const real *q, const real *k, const real *v, const real *mask,
 struct gradients {
     const real *dy, *lse, *delta;
     real *dq, *dk, *dv;
+    i64 keys; /* keys that lie in memory for a head of dk and dv */
+    int adding;
 };
 
 /* A tile of keys: scale k^T (D x W), v^T (E x W), scale k (W x D rounded up), and which of its lanes are hidden */
@@ -505,10 +498,10 @@ static struct keys keys_at(const struct problem *p, i64 tile, real *memory) {
 
 static void pack_keys(const struct problem *p, i64 bg, const struct keys *t) {
     const i64 D = p->D, E = p->E, padded = round_up(D);
-    const real *k = p->k + (bg * p->S + t->j0) * D;
+    const real *k = p->k + (bg * p->keys + t->j0) * D;
     const uint8_t *padding = p->padding ? p->padding + bg / p->G * p->S + t->j0 : NULL;
     pack_transposed(k, t->n, D, p->scale, t->width, t->kT);
-    pack_transposed(p->v + (bg * p->S + t->j0) * E, t->n, E, R(1.0), t->width, t->vT);
+    pack_transposed(p->v + (bg * p->keys + t->j0) * E, t->n, E, R(1.0), t->width, t->vT);
     for (i64 j = 0; j < t->n; j++) {
         for (i64 d = 0; d < D; d++) t->k[j * padded + d] = p->scale * k[j * D + d];
         for (i64 d = D; d < padded; d++) t->k[j * padded + d] = R(0.0);
@@ -584,8 +577,8 @@ static void backward_keys(const struct problem *p, const struct gradients *g, i6
             for (i64 d = 0; d < D; d++) dq[d] += part[d];
         }
     }
-    unpack_transposed(b->dkT, t->n, D, p->scale, width, g->dk + (bg * p->S + t->j0) * D);
-    unpack_transposed(b->dvT, t->n, E, R(1.0), width, g->dv + (bg * p->S + t->j0) * E);
+    unpack_transposed(b->dkT, t->n, D, p->scale, width, g->adding, g->dk + (bg * g->keys + t->j0) * D);
+    unpack_transposed(b->dvT, t->n, E, R(1.0), width, g->adding, g->dv + (bg * g->keys + t->j0) * E);
 }
 
 /* dq of one block of rows from all tiles of keys, which lie packed one after the other */
@@ -628,12 +621,13 @@ static void row_deltas(const real *dy, const real *y, i64 lo, i64 hi, i64 E, rea
 
 int RI(attention_backward)(const real *dy, const real *q, const real *k, const real *v, const real *y, const real *lse,
                            const real *mask, i64 mask_B, i64 mask_H, i64 mask_T, i64 mask_S, const uint8_t *padding,
-                           int causal, double scale, i64 B, i64 H, i64 G, i64 T, i64 S, i64 D, i64 E, real *dq,
-                           real *dk, real *dv, int threads) {
+                           int causal, double scale, i64 B, i64 H, i64 G, i64 T, i64 S, i64 D, i64 E, i64 rows,
+                           i64 drows, int adding, real *dq, real *dk, real *dv, int threads) {
     if (B == 0 || G == 0) return RI_OK;
     if (G < 1 || H % G) return RI_BADARG;
-    const struct problem p = describe(q, k, v, mask, mask_B, mask_H, mask_T, mask_S, padding, causal, scale, B, H, G, T,
-                                      S, D, E, RI_VALUE(attention_backward_keys), RI_VALUE(attention_backward_queries));
+    const struct problem p =
+        describe(q, k, v, mask, mask_B, mask_H, mask_T, mask_S, padding, causal, scale, B, H, G, T, S, D, E, rows,
+                 RI_VALUE(attention_backward_keys), RI_VALUE(attention_backward_queries));
     const i64 pairs = B * G, tiles = (S + p.lanes - 1) / p.lanes, blocks = (p.rows + p.other - 1) / p.other,
               all_rows = B * H * T;
     const size_t scratch_bytes = sizeof(real) * (keys_reals(&p) + bench_reals(&p));
@@ -649,7 +643,8 @@ int RI(attention_backward)(const real *dy, const real *q, const real *k, const r
         free(packed);
         return RI_NOMEM;
     }
-    const struct gradients g = {.dy = dy, .lse = lse, .delta = delta, .dq = dq, .dk = dk, .dv = dv};
+    const struct gradients g = {
+        .dy = dy, .lse = lse, .delta = delta, .dq = dq, .dk = dk, .dv = dv, .keys = drows, .adding = adding};
     int status = RI_OK;
 
     if (team == 1) {

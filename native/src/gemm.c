@@ -61,6 +61,8 @@ typedef real loose __attribute__((vector_size(BYTES), aligned(sizeof(real)), may
 
 #define INLINE static inline __attribute__((always_inline))
 
+#include "transpose.h"
+
 typedef struct {
     int ta, tb;
     i64 M, N, K;
@@ -96,39 +98,6 @@ INLINE i64 up(i64 n, i64 grain) {
 }
 
 /* ------------------------------------------------------------------------------------------------ packing */
-
-#if defined(__clang__) || __GNUC__ >= 12
-#define HAVE_TRANSPOSE 1
-#if LANES == 16
-#define LOW 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23
-#define HIGH 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31
-#elif LANES == 8
-#define LOW 0, 8, 1, 9, 2, 10, 3, 11
-#define HIGH 4, 12, 5, 13, 6, 14, 7, 15
-#elif LANES == 4
-#define LOW 0, 4, 1, 5
-#define HIGH 2, 6, 3, 7
-#else
-#define LOW 0, 2
-#define HIGH 1, 3
-#endif
-
-/* v (LANES x LANES) = v^T. Each round deals the first half of the rows and the second half like two hands of cards;
- * after log2(LANES) rounds row and column indices have changed places. */
-INLINE void transpose(vec v[LANES]) {
-#pragma GCC unroll 4
-    for (int round = 1; round < LANES; round *= 2) {
-        vec w[LANES];
-#pragma GCC unroll 8
-        for (int i = 0; i < LANES / 2; i++) {
-            w[2 * i] = __builtin_shufflevector(v[i], v[i + LANES / 2], LOW);
-            w[2 * i + 1] = __builtin_shufflevector(v[i], v[i + LANES / 2], HIGH);
-        }
-#pragma GCC unroll 16
-        for (int i = 0; i < LANES; i++) v[i] = w[i];
-    }
-}
-#endif
 
 /* `w` rows of X, `sx` apart and consecutive along k, into one sliver out[k][width]; rows w .. width - 1 become zeros.
  * May write up to LANES - 1 elements past the sliver. */

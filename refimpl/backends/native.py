@@ -14,6 +14,7 @@ from __future__ import annotations
 import importlib
 import os
 import warnings
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -29,10 +30,6 @@ _LEVELS = {"base": 0, "v2": 2, "v3": 3, "v4": 4}
 
 def _load() -> None:
     global ffi, lib, level, why_not
-    if "OMP_WAIT_POLICY" not in os.environ:
-        # libgomp reads this once, when it is loaded: threads that wait spin for some 50 microseconds (its own default
-        # is milliseconds), then sleep. Where other processes want the cores too, longer spinning costs tenfold.
-        os.environ.setdefault("GOMP_SPINCOUNT", "2000")
     if os.environ.get("REFIMPL_NATIVE", "1") == "0":
         why_not = "switched off by REFIMPL_NATIVE=0"
         return
@@ -118,9 +115,8 @@ def parameters() -> dict[str, Parameter]:
 
 
 def set_parameter(name: str, value: int | None) -> None:
-    """Set a parameter for the whole process, None: to its default. A call that runs meanwhile in another thread
-    keeps what it began with. Raises ValueError for a name that is none, and for a value that is not allowed.
-    """
+    """Set a parameter for the calls that this thread makes from now on; None: its default. Raises ValueError for a name
+    that is none, and for a value that is not allowed."""
     i = _parameter_names().get(name)
     if i is None:
         raise ValueError(f"refimpl: no parameter of the C core is named {name!r}")
@@ -129,6 +125,24 @@ def set_parameter(name: str, value: int | None) -> None:
     allowed = parameters()[name].values
     if isinstance(value, bool) or value not in allowed or lib.ri_set_parameter(i, int(value)):
         raise ValueError(f"refimpl: {name} is {value!r}, expected one of {', '.join(map(str, allowed))}")
+
+
+def with_parameters(body: Callable[..., Any], values: Iterable[tuple[str, int]]) -> Callable[..., Any]:
+    """`body`, with parameters set while it runs. Raises KeyError for a name that is none."""
+    names, get, put = _parameter_names(), lib.ri_get_parameter, lib.ri_set_parameter
+    wanted = [(names[name], value) for name, value in values]
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        before = [(i, get(i)) for i, _ in wanted]
+        for i, value in wanted:
+            put(i, value)
+        try:
+            return body(*args, **kwargs)
+        finally:
+            for i, value in before:
+                put(i, value)
+
+    return call
 
 
 def isa() -> str | None:

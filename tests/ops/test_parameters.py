@@ -1,5 +1,6 @@
 """Parameters of the C kernels: what may be set, and that results stay within the error bounds whatever is set."""
 
+import threading
 from contextlib import contextmanager
 
 import numpy as np
@@ -121,6 +122,16 @@ def test_a_parameter_reaches_the_kernel_and_the_same_values_give_the_same_bits()
             results.append(ops.matmul.bodies["native"](a, b))
     assert np.array_equal(results[0], results[2])
     assert not np.array_equal(results[0], results[1])  # other sums of blocks
+
+
+def test_a_value_holds_for_the_thread_that_sets_it():
+    name = "gemm_kc_f32"
+    seen = []
+    with parameters({name: next(v for v in PARAMETERS[name].values if v != PARAMETERS[name].default)}):
+        thread = threading.Thread(target=lambda: seen.append(native.parameters()[name]))
+        thread.start()
+        thread.join()
+    assert seen == [PARAMETERS[name]]
 
 
 @pytest.mark.parametrize("value", [0, -1, 385, 384.5, "384", True, 1 << 80])

@@ -5,7 +5,7 @@ A method's module holds
     PAPER = Paper(...)                                    where it comes from
     def experiment(data, seed, settings) -> Experiment    what `refimpl run` trains: the method, its variants, baselines
     @claim(...) def ...(setting) -> dict                  sentences of the paper as measurements
-    def race() -> list[Step]                              one training step for the benchmark, per backend and in PyTorch
+    def race() -> list[Step]                              one training step for the benchmark, also in PyTorch
     def teach() -> list[Step]                             the same, small enough to read, for `refimpl trace`; optional
 """
 

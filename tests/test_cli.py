@@ -12,7 +12,7 @@ from refimpl import cli, methods
 from refimpl.backends import native, wisdom
 from tests.lab import fake
 
-COMMANDS = ("list", "info", "run", "claims", "bench", "tune", "doctor", "data")
+COMMANDS = ("list", "info", "run", "claims", "bench", "tune", "trace", "doctor", "data")
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -120,6 +120,10 @@ def test_run_and_resume(refimpl, tmp_path):
         (["tune", "--budget", "nan"], 2, "'nan': expected a number of seconds above 0"),
         (["tune", "--show", "relu"], 2, "--show measures nothing: leave out the rest"),
         (["tune", "--json", "nope/t.json"], 2, "--json nope/t.json: cannot be written there"),
+        (["trace", "nope"], 2, "no method named 'nope'"),
+        (["trace", "fake", "--step", "nope"], 2, "--step 'nope': no step of fake is named so, expected a part of: "),
+        (["trace", "fake", "--out", "nope/page.html"], 2, "expected the name of a file in a folder that exists"),
+        (["trace", "fake", "--backend", "opencl"], 1, "backend opencl is not available"),
         (["data", "burn"], 2, "invalid choice: 'burn'"),
         (["data", "fetch"], 2, "which one? expected one of digits"),
         (["data", "path", "nope"], 2, "unknown data set 'nope'"),

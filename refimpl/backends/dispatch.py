@@ -77,8 +77,9 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 class Watched:
-    """A choice of backend whose calls go to `observer(operation, body, args, kwargs)`, which calls body(*args, **kwargs)
-    and returns its result. `inner` is the choice that it stands for, perhaps watched by another observer."""
+    """A choice of backend whose calls go to `observer(operation, body, args, kwargs)`, which calls
+    body(*args, **kwargs) and returns its result. `inner` is the choice that it stands for, perhaps watched by another
+    observer."""
 
     __slots__ = ("inner", "observer")
 

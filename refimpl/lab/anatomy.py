@@ -2,7 +2,7 @@
 
 Nothing here is a table of operations, so that a new one is described as soon as it is written: its docstring holds the
 equation and the shapes (CONTRIBUTING.md), its `return` the names of the results, and the kernel of the same name in
-native/src the C lines. An installed wheel carries the C sources as `refimpl/_c/`; a checkout reads native/ itself.
+native/src the C lines (csource.py).
 """
 
 from __future__ import annotations
@@ -13,19 +13,16 @@ import inspect
 import re
 import sys
 import textwrap
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from refimpl.backends import Operation, operations
+from refimpl.backends import operations
 
 __all__ = [
     "Source",
     "Statement",
     "axes",
-    "c_source",
-    "counterpart",
     "doc",
     "equations",
     "forward_of",
@@ -50,12 +47,14 @@ class Source:
 
 
 class Statement(NamedTuple):
-    """First and last line of a statement of a NumPy body; whether it computes something; the variables that it sets."""
+    """First and last line of a statement of a NumPy body; whether it computes something; the variables that it sets;
+    whether it returns."""
 
     first: int
     last: int
     computes: bool
     targets: tuple[str, ...]
+    returns: bool = False
 
 
 # ---------------------------------------------------------------- names
@@ -224,7 +223,9 @@ def _sentence(text: str) -> str:
     return re.split(r"\.(?:\s|$)", text.strip(), maxsplit=1)[0]
 
 
-_AXES = re.compile(r"\b([A-Za-z]\w*)(?: = \w+)? \(((?:\.\.\.|[A-Z][A-Za-z_0-9]*'?|[a-z_]+|\d*[A-Z]?)(?:, ?[^()]{0,24})*,?)\)")
+_AXES = re.compile(
+    r"\b([A-Za-z]\w*)(?: = \w+)? \(((?:\.\.\.|[A-Z][A-Za-z_0-9]*'?|[a-z_]+|\d*[A-Z]?)(?:, ?[^()]{0,24})*,?)\)"
+)
 
 
 @functools.cache
@@ -299,7 +300,9 @@ def statements(name: str) -> dict[int, Statement]:
                 continue
             last = node.end_lineno or node.lineno
             for line in range(node.lineno, last + 1):
-                found[line + shift] = Statement(node.lineno + shift, last + shift, _computes(node), _targets(node))
+                found[line + shift] = Statement(
+                    node.lineno + shift, last + shift, _computes(node), _targets(node), isinstance(node, ast.Return)
+                )
 
     visit(function.body)
     return found
@@ -334,199 +337,12 @@ def _computes(node: ast.stmt) -> bool:
     value = getattr(node, "value", None)
     if isinstance(value, ast.Constant) and isinstance(node, ast.Expr):
         return False
+    if "np.empty(" in ast.unparse(node):  # what is allocated there is not computed yet
+        return False
     if isinstance(value, ast.Call):
         called = ast.unparse(value.func)
         if isinstance(node, ast.Expr):
-            return called.startswith("np.") or "." in called and not called.startswith("_check")
+            return called.startswith("np.") or ("." in called and not called.startswith("_check"))
         if "check" in called:
             return False
     return True
-
-
-# ---------------------------------------------------------------- C source
-
-
-@functools.cache
-def _c_folder() -> Path | None:
-    for folder in (PACKAGE / "_c", PACKAGE.parent / "native"):
-        if (folder / "src").is_dir():
-            return folder
-    return None
-
-
-@functools.cache
-def _c_functions() -> dict[str, tuple[str, list[str], int, int]]:
-    """Kernel name -> (file, its lines, first and last line, 0-based) of `int RI(name)(...) {...}`."""
-    found: dict[str, tuple[str, list[str], int, int]] = {}
-    folder = _c_folder()
-    for path in sorted((folder / "src").glob("*.c")) if folder else []:
-        lines = path.read_text(encoding="utf-8").split("\n")
-        for i, line in enumerate(lines):
-            if match := re.match(r"int RI\((\w+)\)\(", line):
-                end = next((j for j in range(i, len(lines)) if lines[j].startswith("}")), None)
-                if end is not None and not any(text.endswith(";") and "{" not in text for text in lines[i : i + 1]):
-                    found[match[1]] = (f"native/src/{path.name}", lines, i, end)
-    return found
-
-
-def _kernels(function: Callable[..., Any]) -> list[str]:
-    """Names of the kernels that a mirror calls, itself or through the helpers of its module."""
-    module = sys.modules[function.__module__]
-    source = inspect.getsource(module)
-    called = {}
-    for left, right in re.findall(r"^(_\w+(?:, _\w+)*) = (kernel\(.*\))$", source, re.MULTILINE):
-        called.update(zip(left.split(", "), re.findall(r'kernel\("(\w+)"\)', right)))
-    seen: set[str] = set()
-    names: list[str] = []
-
-    def walk(code: Any) -> None:
-        for word in code.co_names:
-            if word in called:
-                names.append(called[word])
-            elif word not in seen:
-                seen.add(word)
-                helper = vars(module).get(word)
-                if inspect.isfunction(helper) and helper.__module__ == module.__name__:
-                    walk(helper.__code__)
-                elif hasattr(helper, "bodies") and "native" in helper.bodies:
-                    walk(helper.bodies["native"].__code__)
-
-    walk(function.__code__)
-    return list(dict.fromkeys(names))
-
-
-@functools.cache
-def c_source(name: str) -> Source | None:
-    """The kernel behind an operation's C mirror: the static functions and macros of its file that it uses, then itself.
-
-    None where the operation has no mirror or the sources are not here.
-    """
-    op, functions = operations()[name], _c_functions()
-    mirror = op.bodies.get("native")
-    kernel = name if name in functions else None
-    if kernel is None and mirror is not None:
-        kernel = next((k for k in _kernels(mirror) if k in functions), None)
-    if kernel is None:
-        return None
-    file, lines, first, last = functions[kernel]
-    parts = [(first, last)]
-    helpers = _c_helpers(file)
-    wanted, done = _words(lines[first : last + 1]), set()
-    for _ in range(2):  # helpers of helpers, no further: the reader is not to lose the thread
-        new = [h for h in helpers if h in wanted and h not in done]
-        done.update(new)
-        for h in new:
-            a, b = helpers[h]
-            parts.append((a, b))
-            wanted |= _words(lines[a : b + 1])
-    parts = sorted(set(parts), key=lambda part: (part == (first, last), part))
-    total, kept = 0, []
-    for a, b in reversed(parts):  # the kernel itself, then the helpers that stand nearest
-        total += b - a + 1
-        if kept and total > 160:
-            break
-        kept.append((a, b))
-    kept.sort()
-    numbers: list[int] = []
-    for a, b in kept:
-        while a > 0 and (lines[a - 1].startswith(" *") or lines[a - 1].startswith("/*")) and a - 1 not in numbers:
-            a -= 1  # the comment above
-        numbers += [n for n in range(a, b + 1) if n not in numbers]
-    return Source(file, tuple(n + 1 for n in numbers), tuple(lines[n] for n in numbers))
-
-
-def _words(lines: list[str]) -> set[str]:
-    return set(re.findall(r"\w+", "\n".join(lines)))
-
-
-@functools.cache
-def _c_helpers(file: str) -> dict[str, tuple[int, int]]:
-    """Static functions and multi-line macros of one file: name -> first and last line."""
-    lines = next(lines for f, lines, _, _ in _c_functions().values() if f == file)
-    found: dict[str, tuple[int, int]] = {}
-    for i, line in enumerate(lines):
-        if match := re.match(r"static [^=;]*?\b(?:RI\()?(\w+)\)?\(", line):
-            end = next((j for j in range(i, len(lines)) if lines[j].startswith("}")), i)
-            found[match[1]] = (i, end)
-        elif match := re.match(r"#define (\w+)\(", line):
-            end = i
-            while lines[end].endswith("\\"):
-                end += 1
-            found[match[1]] = (i, end)
-    return found
-
-
-# ---------------------------------------------------------------- which C line is which NumPy line
-
-_SAME = {
-    "matmul": "gemm",
-    "maximum": "max",
-    "minimum": "min",
-    "most": "max",
-    "expm1": "exp",
-    "where": "?",
-    "log1p": "log",
-    "mean": "mean",
-    "xhat": "xhat",
-    "empty_like": "",
-    "gemm_bias": "gemm",
-    "gemm_batch": "gemm",
-}
-_NOISE = {"np", "self", "return", "int", "i64", "real", "const", "static", "inline", "threads", "axis", "keepdims", "out"}
-_NOISE |= {"for", "if", "else", "R", "RI", "RI_EACH", "RI_INTERNAL", "pragma", "omp", "simd", "team", "copy", "None", ""}
-
-
-def _tokens(text: str) -> set[str]:
-    words = {w.removeprefix("ri_").removeprefix("RI_") for w in re.findall(r"[A-Za-z_]\w*", text)}
-    return {_SAME.get(w.lower() if w.isupper() and len(w) > 1 else w, w) for w in words} - _NOISE
-
-
-def _assigned(text: str) -> set[str]:
-    """Names on the left of =, += and so on."""
-    left = re.findall(r"([A-Za-z_]\w*)(?:\[[^=;]*?\])? ?[-+*/]?=(?!=)", text)
-    return {_SAME.get(w, w) for w in left} - _NOISE
-
-
-@functools.cache
-def counterpart(name: str) -> Mapping[int, tuple[int, int]]:
-    """For the first line of each computing NumPy statement: the lines of the C source that share most names with it.
-
-    Both bodies have the same steps under the same names (a rule of the house), so shared names find the line; where
-    nothing is shared the statement has no counterpart, such as an allocation.
-    """
-    c = c_source(name)
-    if c is None:
-        return {}
-    numpy = dict(zip(numpy_source(name).numbers, numpy_source(name).lines))
-    comment = False
-    candidates: list[tuple[int, set[str], set[str]]] = []
-    for number, text in zip(c.numbers, c.lines):
-        comment = comment or text.lstrip().startswith("/*")
-        code = "" if comment else re.sub(r"/\*.*?\*/|//.*", "", text)
-        if comment and "*/" in text:
-            comment = False
-        skip = re.match(r"(int RI|static |#define|#pragma|\s*\}|\s*(for|while) \()", code) and "=" not in code.split("{")[-1]
-        candidates.append((number, set() if skip or not code.strip() else _tokens(code), _assigned(code)))
-    frequency: dict[str, int] = {}
-    for _, tokens, _ in candidates:
-        for t in tokens:
-            frequency[t] = frequency.get(t, 0) + 1
-    found: dict[int, tuple[int, int]] = {}
-    done: set[int] = set()
-    for first, last, computes, _ in statements(name).values():
-        if not computes or first in done:
-            continue
-        done.add(first)
-        text = " ".join(numpy[n] for n in range(first, last + 1) if n in numpy)
-        tokens, left = _tokens(text), _assigned(text)
-        best, where = 0.0, None
-        for number, words, assigned in candidates:
-            if not words:
-                continue
-            score = sum(1 / frequency[t] for t in tokens & words) + 1.5 * len(left & assigned)
-            score /= 1 + 0.05 * len(words - tokens)
-            if score > best + 1e-9:
-                best, where = score, number
-        if where is not None and best > 0.3 and "np.empty" not in text:
-            found[first] = (where, where)
-    return found

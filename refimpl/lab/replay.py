@@ -88,7 +88,8 @@ def steps(call: Call, most: int = MOST_STEPS, entries: int = 1 << 16) -> list[St
             if state.get(name) != digest or name in targets:
                 state[name] = digest
                 changed.append((name, v.copy()))
-        return changed
+        same = {(v.tobytes(), v.shape) for name, v in changed if "[" not in name}  # add_to[0] has a name of its own
+        return [(name, v) for name, v in changed if "[" not in name or (v.tobytes(), v.shape) not in same]
 
     def close(frame: Any, returned: Any = None) -> None:
         statement = now[0]
@@ -99,7 +100,7 @@ def steps(call: Call, most: int = MOST_STEPS, entries: int = 1 << 16) -> list[St
             known = {name for name, _ in changed}
             for i, v in enumerate(_parts(returned)):
                 name = anatomy.name_of_result(call.op, i)
-                if isinstance(v, np.ndarray | np.floating) and np.size(v) <= entries and name not in known:
+                if isinstance(v, np.ndarray | np.floating | float) and np.size(v) <= entries and name not in known:
                     changed.append((name, np.array(v)))
         if changed:
             found.append(Step(statement.first, statement.last, tuple(changed)))
@@ -107,6 +108,8 @@ def steps(call: Call, most: int = MOST_STEPS, entries: int = 1 << 16) -> list[St
     def local(frame: Any, event: str, arg: Any) -> Any:
         if event == "line":
             statement = lines.get(frame.f_lineno)
+            if now[0] is not None and now[0].returns and (statement is None or not statement.computes):
+                return local  # a `with` around the return is left
             if statement is None or now[0] is None or statement[:2] != now[0][:2]:
                 close(frame)
                 now[0] = statement
@@ -135,8 +138,8 @@ def steps(call: Call, most: int = MOST_STEPS, entries: int = 1 << 16) -> list[St
 
 @dataclass(frozen=True)
 class Body:
-    """A body on the recorded arguments: its least time, its largest difference to the NumPy body (relative to the largest
-    entry of the result), and the bytes that it allocates over those of its results."""
+    """A body on the recorded arguments: its least time, its largest difference to the NumPy body (relative to the
+    largest entry of the result), and the bytes that it allocates over those of its results."""
 
     name: str
     seconds: float
@@ -223,8 +226,11 @@ class Check:
 
     @property
     def scale(self) -> float:
-        """The largest entry of the gradient; 1 where all are zero."""
-        return float(np.abs(self.gradient).max(initial=0.0)) or 1.0
+        """The largest entry of the gradient, or what rounding of L can hide, where that is more."""
+        largest = float(np.abs(self.gradient).max(initial=0.0))
+        L = max((float(np.abs(v).max(initial=0.0)) for v in (self.plus, self.minus)), default=0.0)
+        noise = 32 * np.finfo(float).eps * L / float(self.h.min(initial=1.0))
+        return max(largest, noise / LIMIT) or 1.0
 
     @property
     def error(self) -> np.ndarray:
@@ -257,7 +263,7 @@ def no_check(call: Call) -> str | None:
 
 def checks(trace: Trace, call: Call, entries: int = 512, budget: float = 1.0) -> list[Check]:
     """Check the gradients that a call computed: those of a backward call with its forward one, or of an operation that
-    returns its own. At most `entries` of each array, evenly spread, are moved, and no more than `budget` seconds allow."""
+    returns its own. At most `entries` of each array, evenly spread, are moved, no more than `budget` seconds allow."""
     if no_check(call) or not call.replayable:
         return []
     if call.op in _OWN:
@@ -356,7 +362,7 @@ def _differences(
     entries: int,
     budget: float,
 ) -> Check:
-    value = np.ascontiguousarray(args[of], dtype=np.float64).copy()
+    value = np.array(args[of], dtype=np.float64, order="C")
     moved = {**args, of: value}
     flat = value.reshape(-1)
     start = time.perf_counter()

@@ -7,10 +7,10 @@
     call = trace.calls[0]
     call.op, call.equations, call.seconds, call.argument("x").value
 
-Recorded are the calls of the thread or asyncio task that entered the block (a thread that it starts has a context of its
-own), of all backends alike. Arrays are copied as they are at the moment of the call, up to `keep` bytes each; of a larger
-one a thumbnail and its range are kept. Nothing is kept alive: the memory curve says which arrays the work itself holds.
-Outside the block calls cost what they cost before.
+Recorded are the calls of the thread or asyncio task that entered the block (a thread that it starts has a context of
+its own), of all backends alike. Arrays are copied as they are at the moment of the call, up to `keep` bytes each; of a
+larger one a thumbnail is kept. Nothing is kept alive: the memory curve says which arrays the work itself holds. Outside
+the block calls cost what they cost before.
 
 `write_page` (refimpl/lab/walk.py; `refimpl trace SLUG --out page.html`) turns a trace into a page to step through.
 """
@@ -33,7 +33,7 @@ import numpy as np
 
 from refimpl.backends import Operation, get_backend
 from refimpl.backends.dispatch import watch
-from refimpl.lab import anatomy
+from refimpl.lab import anatomy, csource
 
 __all__ = ["Array", "Call", "Place", "Trace", "trace"]
 
@@ -118,7 +118,7 @@ class Call:
 
     @property
     def c_source(self) -> anatomy.Source | None:
-        return anatomy.c_source(self.op)
+        return csource.c_source(self.op)
 
     def argument(self, name: str) -> Array:
         """An array by the name of its argument. Raises KeyError."""
@@ -150,7 +150,9 @@ class Trace:
         self.inputs = 0  # bytes alive before the first call: everything that came in from outside
         self._recording = True
         self._lock = threading.RLock()
-        self._known: dict[int, tuple[weakref.ref[np.ndarray], int, int]] = {}  # id of an allocation -> (.., serial, bytes)
+        self._known: dict[
+            int, tuple[weakref.ref[np.ndarray], int, int]
+        ] = {}  # id of an allocation -> (.., serial, bytes)
         self._serial = 0
         self._alive = 0
         self._open: dict[int, list[Call]] = {}  # by thread
@@ -374,7 +376,7 @@ def _pair(calls: list[Call]) -> None:
 
 
 def _shared(forward: Call, backward: Call) -> tuple[int, int]:
-    """How many arrays the backward call has from the forward one: the same memory with the same contents; equal ones."""
+    """How many arrays the backward call has from the forward one: the same memory and contents; equal contents."""
     mine = [*forward.arguments, *forward.results, *forward.written]
     memory = {(a.where, a.digest) for a in mine if a.where[0]}
     contents = {(a.digest, a.shape, a.dtype) for a in mine if a.shape}

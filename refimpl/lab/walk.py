@@ -27,7 +27,7 @@ import numpy as np
 from refimpl._version import __version__
 from refimpl.backends import available_backends, backend, native, operations
 from refimpl.backends.dispatch import watch
-from refimpl.lab import anatomy, replay
+from refimpl.lab import anatomy, csource, replay
 from refimpl.lab.errors import RunError, UsageError
 from refimpl.lab.files import write
 from refimpl.lab.trace import Array, Call, Trace, trace
@@ -39,8 +39,8 @@ __all__ = ["page", "record", "run", "write_page"]
 
 MOST_SHOWN = 4096  # entries of an array on the page; of a larger one every k-th along each axis
 ALPHABET = (
-    "Axes: B batch, T time, C channels, H and W height and width, K classes or kernel size, N nodes or neurons, E edges, "
-    "D width of features, V vocabulary, L layers, S seeds. A gradient of x is dx."
+    "Axes: B batch, T time, C channels, H and W height and width, K classes or kernel size, N nodes or neurons, "
+    "E edges, D width of features, V vocabulary, L layers, S seeds. A gradient of x is dx."
 )
 
 
@@ -81,11 +81,13 @@ def _choose(slug: str, offered: Sequence[Step], which: str | None) -> Step:
         return offered[0]
     if found := [s for s in offered if which.lower() in s.name.lower()]:
         return found[0]
-    raise UsageError(f"--step {which!r}: no step of {slug} is named so, expected a part of: {'; '.join(s.name for s in offered)}")
+    raise UsageError(
+        f"--step {which!r}: no step of {slug} is named so, expected a part of: {'; '.join(s.name for s in offered)}"
+    )
 
 
 def record(step: Step, backend_name: str = "auto") -> tuple[Trace, list[int]]:
-    """Trace one run of a step; also the bytes of arrays that it holds after each operation, from a run before that one."""
+    """Trace one run of a step; also the bytes of arrays that it holds after each operation, from a run before it."""
     work = step.make()
     with backend(backend_name):
         memory = _memory(work)
@@ -95,7 +97,7 @@ def record(step: Step, backend_name: str = "auto") -> tuple[Trace, list[int]]:
 
 
 def _memory(work: Callable[[], Any]) -> list[int]:
-    """Bytes of the arrays made since the beginning that are alive after each operation, as NumPy reports its allocations.
+    """Bytes of the arrays made since the beginning that are alive after each operation, as NumPy reports them.
 
     Nested operations appear in the order in which they began, as in a trace.
     """
@@ -152,26 +154,34 @@ def page(
     store = _Store()
     axes = _axes(recorded)
     origins = _origins(recorded)
-    calls = [_call(recorded, c, store, axes, origins) for c in recorded.calls if c.error is None]
-    names = dict.fromkeys(c.op for c in recorded.calls if c.error is None)
+    done = [c for c in recorded.calls if c.error is None]  # a call that failed has nothing to show
+    number = {c.index: i for i, c in enumerate(done)}
+    calls = [_call(recorded, c, store, axes, origins) for c in done]
+    for call in calls:
+        call["parent"], call["partner"] = number.get(call["parent"]), number.get(call["partner"])
+        for a in call["in"]:
+            a["from"] = number.get(a["from"])
+    names = dict.fromkeys(c.op for c in done)
+    held = memory if memory is not None else [c.alive for c in recorded.calls]
     seconds = sum(c.seconds for c in recorded.calls if c.parent is None)
     what = [f"{len(calls)} operations", f"{sum(len(c['steps']) for c in calls)} lines"]
     if step is not None:
         what += [step.shape, step.dtype]
     what.append(f"recorded with backend {backend_name}, {1e6 * seconds:.0f} µs inside operations")
     data = {
-        "kicker": f"refimpl trace {paper.slug}" if paper else "refimpl trace",
+        "kicker": f"One training step, line by line: refimpl trace {paper.slug}" if paper else "A trace by refimpl",
         "lede": paper.idea if paper else "",
-        "meta": ". ".join(part[0].upper() + part[1:] for part in [", ".join(what)]) + "."
+        "meta": ". ".join(part[0].upper() + part[1:] for part in [", ".join(what)])
+        + "."
         + (f" Paper: {paper.title}, {paper.year}, arXiv:{paper.arxiv}." if paper else ""),
-        "foot": f"Made by refimpl {__version__} from a real run; {_machine()}. Times are the least of repeated calls on "
-        "the recorded arrays. The C line beside a NumPy line is the one that shares most names with it. "
+        "foot": f"Made by refimpl {__version__} from a real run; {_machine()}. Times are the least of repeated calls "
+        "on the recorded arrays. The C line beside a NumPy line is the one that shares most names with it. "
         "Gradients are checked in double precision.",
         "alphabet": ALPHABET,
         "limit": replay.LIMIT,
         "ops": {name: _operation(name) for name in names},
         "calls": calls,
-        "memory": memory if memory is not None else [c.alive for c in recorded.calls],
+        "memory": [held[c.index] for c in done],
         "arrays": store.arrays,
     }
     return render(title, data)
@@ -199,7 +209,7 @@ def _operation(name: str) -> dict[str, Any]:
         "kind": anatomy.kind(name),
         "equations": [mathml(e, symbols) for e in anatomy.equations(name)],
         "numpy": lines(anatomy.numpy_source(name)),
-        "c": lines(anatomy.c_source(name)) if "native" in op.bodies else None,
+        "c": lines(csource.c_source(name)) if "native" in op.bodies else None,
     }
 
 
@@ -217,13 +227,13 @@ def _call(
         "how": call.how,
         "places": [_place(p) for p in call.places],
         "numbers": [[k, _short(v)] for k, v in call.numbers.items()],
-        "in": [{**entry(a), **origins.get((call.index, a.name), {})} for a in call.arguments],
+        "in": [{**entry(a), "from": None, **origins.get((call.index, a.name), {})} for a in call.arguments],
         "out": [entry(a) for a in out],
         "bodies": {},
         "unchecked": replay.no_check(call) if call.kind == "backward" else None,
         "checks": [],
     }
-    match = anatomy.counterpart(call.op)
+    match = csource.counterpart(call.op)
     steps = []
     if call.replayable:
         by_shape = _by_shape(call, axes)
@@ -236,9 +246,12 @@ def _call(
                 }
                 for name, v in s.wrote
             ]
-            steps.append({"a": s.first, "b": s.last, "c": [list(match[s.first])] if s.first in match else [], "wrote": wrote})
+            steps.append(
+                {"a": s.first, "b": s.last, "c": [list(match[s.first])] if s.first in match else [], "wrote": wrote}
+            )
         found["bodies"] = {
-            b.name: {"seconds": b.seconds, "difference": b.difference, "scratch": b.scratch} for b in replay.bodies(call)
+            b.name: {"seconds": b.seconds, "difference": b.difference, "scratch": b.scratch}
+            for b in replay.bodies(call)
         }
         found["checks"] = [_check(k, store, axes) for k in _checks_of(recorded, call)]
     if not steps:  # nothing to run again: one step for the whole call
@@ -345,8 +358,8 @@ class _Store:
 
 
 def _axes(recorded: Trace) -> dict[tuple[int, str], tuple[str, ...]]:
-    """(call, array) -> names of its axes: from the docstring; "..." and what it leaves open from where the array was seen
-    before; for the rest from an array of the same shape in the same call."""
+    """(call, array) -> names of its axes: from the docstring; "..." and what it leaves open from where the array was
+    seen before; for the rest from an array of the same shape in the same call."""
     seen: dict[Any, tuple[str, ...]] = {}
     found: dict[tuple[int, str], tuple[str, ...]] = {}
     for call in recorded.calls:
@@ -370,7 +383,10 @@ def _axes(recorded: Trace) -> dict[tuple[int, str], tuple[str, ...]]:
             found[call.index, a.name] = names
             seen.setdefault((a.where[:2], a.shape), names)
         for a in open_ones:
-            names = next((found[call.index, b.name] for b in arrays if b.shape == a.shape and (call.index, b.name) in found), None)
+            names = next(
+                (found[call.index, b.name] for b in arrays if b.shape == a.shape and (call.index, b.name) in found),
+                None,
+            )
             if names is None:
                 names = ("B",) if len(a.shape) == 1 and a.name == "target" else ("·",) * len(a.shape)
                 if len(a.shape) == 2 and any(len(b.shape) == 2 for b in arrays):
@@ -413,4 +429,3 @@ def _origins(recorded: Trace) -> dict[tuple[int, str], dict[str, Any]]:
             if a.where[0]:
                 written.append((a.where[0], *_span(a), a, call.index))
     return found
-

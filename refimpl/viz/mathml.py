@@ -2,10 +2,10 @@
 
     mathml("dx = dy W^T, dW = x^T dy, sums over all rows", {"dx", "dy", "dW"})
 
-A docstring mixes formulas with words. What reads as a formula becomes <math> elements, words stay text, so that long lines
-wrap. Known are: sub- and superscripts (`W^T`, `p_bk`, `x_{t-1}`, `h'`, `²`), hats (`x^ `), sums (`Σ_b`), roots, fractions,
-functions, indexing. Which words are symbols is told by `names`; one letter, a Greek letter and a word that is given a
-value (`g = ...`) always are.
+A docstring mixes formulas with words. What reads as a formula becomes <math> elements, words stay text, so that long
+lines wrap. Known are: sub- and superscripts (`W^T`, `p_bk`, `x_{t-1}`, `h'`, `²`), hats (`x^ `), sums (`Σ_b`), roots,
+fractions, functions, indexing. Which words are symbols is told by `names`; one letter, a Greek letter and a word that
+is given a value (`g = ...`) always are.
 """
 
 from __future__ import annotations
@@ -17,8 +17,32 @@ from html import escape
 __all__ = ["mathml"]
 
 _FUNCTIONS = {"exp", "log", "max", "min", "tanh", "sigmoid", "softmax", "sign", "mean", "sin", "cos", "log1p", "floor"}
-_FUNCTIONS |= {"onehot", "op", "softplus", "relu", "KL", "var", "std", "clip", "abs", "diag", "spread", "collect", "correlate"}
-_GREEK = {"alpha": "α", "beta": "β", "gamma": "γ", "sigma": "σ", "theta": "θ", "mu": "μ", "phi": "φ", "Phi": "Φ", "eps": "ε"}
+_FUNCTIONS |= {
+    "onehot",
+    "op",
+    "softplus",
+    "relu",
+    "KL",
+    "var",
+    "std",
+    "clip",
+    "abs",
+    "diag",
+    "spread",
+    "collect",
+    "correlate",
+}
+_GREEK = {
+    "alpha": "α",
+    "beta": "β",
+    "gamma": "γ",
+    "sigma": "σ",
+    "theta": "θ",
+    "mu": "μ",
+    "phi": "φ",
+    "Phi": "Φ",
+    "eps": "ε",
+}
 _GREEK |= {"beta1": "β₁", "beta2": "β₂", "delta": "δ", "eta": "η", "lambda": "λ", "tau": "τ", "pi": "π"}
 _SUPER = {"²": "2", "³": "3", "ᵀ": "T"}
 
@@ -93,7 +117,7 @@ def _is_formula(kind: str, word: str, tokens: list[tuple[str, str]], i: int, kno
         return True
     if re.search(r"[α-ωΑ-Ωĉû]", word):
         return True
-    return "_" in word and len(word.split("_")[1]) <= 4 or "'" in word
+    return ("_" in word and len(word.split("_")[1]) <= 4) or "'" in word
 
 
 def _clauses(text: str) -> list[str]:

@@ -14,13 +14,26 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-__all__ = ["BASELINE", "DASHES", "INK", "MUTED", "PAGE", "PAGE_DARK", "PALETTE", "PAPER", "colour", "figure", "percent_axis", "use"]
+__all__ = [
+    "BASELINE",
+    "DASHES",
+    "INK",
+    "MUTED",
+    "PAGE",
+    "PAGE_DARK",
+    "PALETTE",
+    "PAPER",
+    "colour",
+    "figure",
+    "percent_axis",
+    "use",
+]
 
 PAPER, INK, MUTED, GRID = "#fdfcf9", "#22252b", "#6b6f76", "#dedbd2"
 # blue, vermilion, green, orange, purple, sky, olive, ink
 PALETTE = ("#0072b2", "#d55e00", "#009e73", "#e69f00", "#cc79a7", "#56b4e9", "#8a7f00", "#22252b")
-# Pages (refimpl/viz/page): the same colours as names of CSS, on light paper and on dark. Heat maps go from blue over the
-# paper to orange, which the common colour blindnesses tell apart and which differ in brightness from the middle.
+# Pages (refimpl/viz/page): the same colours as names of CSS, on light paper and on dark. Heat maps go from blue over
+# the paper to orange, which the common colour blindnesses tell apart and which differ in brightness from the middle.
 PAGE = {
     "paper": PAPER,
     "raised": "#f6f4ee",

@@ -114,9 +114,9 @@
     const plan = (card.plan = layout(card.shape, room));
     const fit = Math.floor((room - 3 * (plan.tiles[1] - 1)) / plan.columns);
     let w = Math.max(4, Math.min(22, fit)), h = w;
-    const words = plan.rows <= 16 && fit >= 40;
-    if (words) { w = Math.min(52, fit); h = 26; }
-    if (a.v.length === 1) { w = 52; h = 26; }
+    const words = plan.rows <= 16 && fit >= 36;
+    if (words) { w = Math.min(44, fit); h = 24; }
+    if (a.v.length === 1) { w = 52; h = 24; }
     card.cell = [w, h];
     const spread = 3;
     const width = plan.columns * w + spread * (plan.tiles[1] - 1), height = plan.rows * h + spread * (plan.tiles[0] - 1);
@@ -152,7 +152,7 @@
   const choose = (card, i, speak) => {
     card.chosen = i;
     draw(card);
-    card.value.textContent = i >= 0 ? told(card, i) : " ";
+    card.value.textContent = i >= 0 ? told(card, i) : card.stats;
     if (speak && i >= 0) say(told(card, i));
     if (card.choose) card.choose(i);
   };
@@ -198,7 +198,10 @@
     node.append("(");
     shape.forEach((n, k) => {
       if (k) node.append(", ");
-      if (axes && axes[k] && axes[k] !== "·") node.append(make("i", { text: axes[k] }), " ");
+      if (axes && axes[k] && axes[k] !== "·") {
+        const [letter, below] = axes[k].split("_");
+        node.append(make("i", {}, letter, below ? make("sub", { text: below }) : null), " ");
+      }
       node.append(String(n));
     });
     node.append(")");
@@ -225,10 +228,15 @@
     const caption = make("figcaption", {}, make("span", { class: "name", text: name }), " ", axesNode(a.whole, axes));
     if (more.from) caption.append(" ", more.from);
     node.append(caption);
-    card.value = make("span", { class: "value", text: " " });
+    card.value = make("p", { class: "value" });
     if (!a.whole.length) {
       node.classList.add("number");
       card.value.textContent = show(a.v[0], 8);
+      node.append(card.value);
+      return node;
+    }
+    if (a.least === 0 && a.most === 0 && !more.choose) {
+      card.value.textContent = `all 0, ${a.type}`;
       node.append(card.value);
       return node;
     }
@@ -245,7 +253,9 @@
     const holder = make("div", { class: "holder" }, card.canvas);
     card.room = () => node.parentElement ? Math.min(node.parentElement.clientWidth, more.room || 640) : 320;
     const note = a.every ? `, every ${a.every.map((x) => (x === 1 ? "" : x)).filter(Boolean)[0]}th entry shown` : card.entries ? `, ${card.entries.length} entries checked` : "";
-    node.append(holder, make("p", { class: "range", text: `${show(a.least)} to ${show(a.most)}, mean ${show(a.mean)}, ${a.type}${note}` }), card.value);
+    card.stats = `${show(a.least)} to ${show(a.most)}, mean ${show(a.mean)}, ${a.type}${note}`;
+    card.value.textContent = card.stats;
+    node.append(holder, card.value);
     if (a.v.length <= 1024) {
       const fold = make("details", {}, make("summary", { text: "As numbers" }));
       fold.addEventListener("toggle", () => { if (fold.open && fold.children.length === 1) fold.append(table(card)); });
@@ -318,7 +328,7 @@
 
   const origin = (a) => {
     if (a.from === null || a.from === undefined) return null;
-    return make("span", { class: "from" }, a.changed ? "from " : "from ", link(a.from), a.changed ? ", changed since" : "");
+    return make("span", { class: "from" }, "from ", link(a.from), a.changed ? ", changed since" : "");
   };
   const list = (id, arrays, options = () => ({})) => {
     const box = $(id);
@@ -343,6 +353,7 @@
     partner.replaceChildren();
     if (call.partner !== null) {
       partner.append(op.kind === "backward" ? "Gradient of " : "Its gradient: ", link(call.partner), { identity: ": they share arrays", values: ": they have equal arrays", order: ": the next of its name" }[call.how] + ".");
+      if (call.checks.length) partner.append(" Checked ", make("button", { type: "button", class: "link", text: "by differences", onclick: () => { $("check").scrollIntoView(); $("which").focus({ preventScroll: true }); } }), ".");
     } else if (op.kind === "backward") partner.append("Its forward operation is not in this trace.");
     else if (call.checks.length) partner.append("Returns its own gradient.");
     const jump = $("jump");
@@ -366,7 +377,7 @@
     $("c-time").textContent = b ? `${seconds(b.seconds)}, ${b.difference === 0 ? "same bits" : `differs by ${show(b.difference, 1)}`}` : "";
     $("numbers").replaceChildren(...call.numbers.flatMap(([k, v], i) => [i ? ", " : "", make("code", { text: `${k} = ${v}` })]));
     cards = [];
-    list("in-arrays", call.in, (x) => ({ from: origin(x) }));
+    list("in-arrays", [...call.in].sort((x, y) => x.name.startsWith("add_to") - y.name.startsWith("add_to")), (x) => ({ from: origin(x) }));
     for (const button of $("list").querySelectorAll("button")) {
       const here = Number(button.dataset.call) === c;
       if (here) {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -243,7 +244,7 @@ def teach() -> list[Step]:
     shape = "B=4, D=64, width=8, K=10"
     variants = {"dt": "block 5 of 10 (discrete time)", "ct": "continuous time", "fm": "flow matching"}
     return [
-        Step(f"NoProp-{v.upper()}: {what}", shape, "float64", lambda v=v: _small_step(v)) for v, what in variants.items()
+        Step(f"NoProp-{v.upper()}: {what}", shape, "float64", partial(_small_step, v)) for v, what in variants.items()
     ]
 
 

@@ -439,7 +439,7 @@ def _parser() -> argparse.ArgumentParser:
   refimpl run noprop --compare-backends   in NumPy and in C, side by side
   refimpl claims noprop                   measure what the paper claims
   refimpl bench ops matmul                race one operation
-  refimpl trace noprop                    a page to step through one training step
+  refimpl trace noprop                    step through a training step
   refimpl tune                            learn which bodies are fastest here
   refimpl doctor                          what this machine has and lacks
   refimpl run --help                      more about one command""",

@@ -6,10 +6,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from refimpl import cli, methods
+from refimpl import cli, methods, ops
 from refimpl.backends import native, wisdom
+from refimpl.record import Step
 from tests.lab import fake
 
 COMMANDS = ("list", "info", "run", "claims", "bench", "tune", "trace", "doctor", "data")
@@ -211,6 +213,24 @@ def test_tune_needs_wisdom_switched_on(refimpl, monkeypatch):
     code, out, err = refimpl("tune", "relu")
     assert code == 2 and not out and err.startswith("refimpl: tune: REFIMPL_WISDOM=off switches wisdom off")
     assert refimpl("tune", "--show")[1] == "Wisdom: switched off by REFIMPL_WISDOM=off\n"
+
+
+def test_trace(refimpl, tmp_path, monkeypatch):
+    code, out, err = refimpl("trace", "fake")
+    assert code == 1 and not out and "calls no operation" in err and not (tmp_path / "fake-trace.html").exists()
+
+    def make():
+        x, w = np.ones((2, 3)), np.ones((3, 2))
+        return lambda: ops.linear_backward(ops.linear(x, w), x, w)
+
+    steps = [Step(name, "B=2", "float64", make) for name in ("first", "second")]
+    monkeypatch.setattr(sys.modules[fake.NAME], "teach", lambda: steps, raising=False)
+    code, out, err = refimpl("trace", "fake", "--step", "sec", "--backend", "numpy")
+    assert code == 0 and "fake-trace.html: 2 operations" in out and "Other steps of fake: first" in out
+    page = (tmp_path / "fake-trace.html").read_text(encoding="utf-8")
+    assert "<title>second</title>" in page and "linear_backward" in page
+    code, out, err = refimpl("trace", "fake", "--out", ".")
+    assert code == 2 and "expected the name of a file" in err
 
 
 def test_a_missing_package_is_told_before_any_work(refimpl, monkeypatch, tmp_path):

@@ -220,7 +220,7 @@ def equations(name: str) -> tuple[str, ...]:
 
 
 def _sentence(text: str) -> str:
-    return re.split(r"\.(?:\s|$)", text.strip(), maxsplit=1)[0]
+    return re.split(r"(?<!\.\.)\.(?=\s|$)", text.strip(), maxsplit=1)[0]
 
 
 _AXES = re.compile(

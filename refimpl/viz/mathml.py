@@ -135,7 +135,7 @@ def _clauses(text: str) -> list[str]:
 def _math(text: str) -> str:
     tokens = [(m.lastgroup or "other", m.group()) for m in _TOKEN.finditer(text)]
     items, _ = _row(tokens, 0, None)
-    return f'<math alttext="{escape(text, quote=True)}"><mrow>{_join(items)}</mrow></math>'
+    return f'<math displaystyle="true" alttext="{escape(text, quote=True)}"><mrow>{_join(items)}</mrow></math>'
 
 
 # An item is (kind, markup): "o" operator, "s" space, "a" atom, "g" bracketed group, "f" function name.

@@ -323,7 +323,7 @@ def draw_args(data, name):
 @settings(parent=RELAXED, max_examples=4)
 @given(data=st.data())
 def test_every_gradient_of_the_library_is_paired_checked_and_right(name, data):
-    """Also that the names of arguments, results and gradients fit: they are all that the check knows an operation by."""
+    """Also that names of arguments, results and gradients fit: they are all that the check knows an operation by."""
     spec, args = GRADIENTS[name], draw_args(data, name)
     given_arrays = {w for w in spec.wrt if args.get(w) is not None}
     assume(0 < sum(args[w].size for w in given_arrays) <= 200)

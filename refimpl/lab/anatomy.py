@@ -10,6 +10,7 @@ from __future__ import annotations
 import ast
 import functools
 import inspect
+import itertools
 import re
 import sys
 import textwrap
@@ -149,13 +150,19 @@ def result_names(name: str) -> tuple[str, ...]:
     pattern = r"(?:^|[,;.:(\n] |and |; )\s*([A-Za-z]\w*?)(?:\[[^\]]*\])?(?:_[a-z]{1,2})? \+?= "
     left = re.findall(pattern, f"\n {text}")
     if backward:
-        left = [n for n in left if n.startswith("d")]
+        forward = inspect.signature(operations()[name.removesuffix("_backward")].numpy).parameters
+        left = [n for n in left if n.startswith("d") and n[1:] in forward]
         if names == [None] and len(left) > 1:  # the body hands the results of a helper on
             names = [None] * len(left)
+    elif (gradient := operations().get(f"{name}_backward")) is not None:  # backward(dq, dk, dv, ...): q, k, v
+        first = itertools.takewhile(lambda p: p.startswith("d"), inspect.signature(gradient.numpy).parameters)
+        upstream = [p[1:] for p in first]
+        left = upstream + left[len(upstream) :]
     for i, given in enumerate(names):
         if given is None or (backward and not given.startswith("d")):
             names[i] = told[i] if i < len(told) else left[i] if i < len(left) else None
-    return tuple(n or (("dx" if backward else "y") + (str(i) if i else "")) for i, n in enumerate(names))
+    one = f"d{next(iter(forward))}" if backward else "y"
+    return tuple(n or (one + (str(i) if i else "")) for i, n in enumerate(names))
 
 
 def name_of_result(name: str, i: int) -> str:

@@ -252,8 +252,8 @@
     });
     const holder = make("div", { class: "holder" }, card.canvas);
     card.room = () => node.parentElement ? Math.min(node.parentElement.clientWidth, more.room || 640) : 320;
-    const stride = a.every ? Math.max(...a.every) : 0;
-    const note = a.every ? `, every ${stride}${{ 2: "nd", 3: "rd" }[stride] || "th"} entry shown` : card.entries ? `, ${card.entries.length} entries checked` : "";
+    const stride = a.every ? Math.max(...a.every) : 0, ending = stride === 2 ? "nd" : stride === 3 ? "rd" : "th";
+    const note = a.every ? `, every ${stride}${ending} entry shown` : card.entries ? `, ${card.entries.length} entries checked` : "";
     card.stats = `${show(a.least)} to ${show(a.most)}, mean ${show(a.mean)}, ${a.type}${note}`;
     card.value.textContent = card.stats;
     node.append(holder, card.value);

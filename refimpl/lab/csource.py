@@ -198,6 +198,11 @@ def _assigned(text: str) -> set[str]:
     return {_plain(w) for w in left} - _NOISE
 
 
+_HEAD = re.compile(r"#define|#pragma|\s*\}|\s*(for|while) \(")
+# Checks, addresses and sums that begin at zero are no step of the mathematics.
+_NO_STEP = re.compile(r"RI_NOT_PLAIN|RI_BADARG|RI_NOMEM|^\s*(const )?real \*\w+ = |= R\(0\.0\)[,;]|\{0\};")
+
+
 @functools.cache
 def counterpart(name: str) -> Mapping[int, tuple[int, int]]:
     """For the first line of each computing NumPy statement: the lines of the C source that share most names with it.
@@ -220,10 +225,8 @@ def counterpart(name: str) -> Mapping[int, tuple[int, int]]:
         code = "" if comment else re.sub(r"/\*.*?\*/|//.*", "", text)
         if comment and "*/" in text:
             comment = False
-        skip = re.match(
-            r"(\s*(const )?real \*[^=]*= o->|int RI|static |INLINE |LOOP|#define|#pragma|\s*\}|\s*(for|while) \()", code
-        ) and ("= o->" in code or "=" not in code.split("{")[-1])
-        candidates.append((number, set() if skip or not code.strip() else _tokens(code), _assigned(code)))
+        skip = not code.strip() or _NO_STEP.search(code) or (_HEAD.match(code) and "=" not in code.split("{")[-1])
+        candidates.append((number, set() if skip else _tokens(code), _assigned(code)))
     frequency: dict[str, int] = {}
     for _, tokens, _ in candidates:
         for t in tokens:
@@ -235,6 +238,7 @@ def counterpart(name: str) -> Mapping[int, tuple[int, int]]:
             continue
         done.add(first)
         text = " ".join(numpy[n] for n in range(first, last + 1) if n in numpy)
+        text = re.sub(r"\b\w+\.dtype(\.type)?\b", "", text)  # C has one type in a kernel
         tokens, left = _tokens(text), _assigned(text)
         best, where = 0.0, None
         for number, words, assigned in candidates:

@@ -443,7 +443,9 @@ def test_the_c_line_beside_a_numpy_line_is_the_same_step():
         first, last = csource.counterpart(name)[line]
         return " ".join(t.strip() for n, t in zip(c.numbers, c.lines) if first <= n <= last)
 
-    assert "gemm_bias" in beside("linear", "np.matmul")
+    assert "gemm_bias" in beside("linear", "np.matmul") and "gemm_bias" in beside("linear", "y += bias")
+    assert "(real)(dloss *" in beside("cross_entropy_backward", "(dloss)")
+    assert beside("denoise_loss", "squared = ") == "squared += r * r;"
     assert beside("adam_update", "m[...] =").startswith("real m1 = beta1 * m[i]")
     assert "SQRT(v1)" in beside("adam_update", "param -=")
     assert "R(0.0)" in beside("relu", "np.maximum")

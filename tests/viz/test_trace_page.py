@@ -86,6 +86,15 @@ def test_the_page_is_below_three_megabytes(any_page):
     assert len(any_page[1].encode()) < 1.0e6
 
 
+@pytest.mark.slow
+def test_a_step_of_full_size_stays_below_three_megabytes_too():
+    (step,) = noprop.race()
+    trace, memory = walk.record(step)
+    page = walk.page(trace, step.name, noprop.PAPER, step, memory)
+    assert len(page.encode()) < 3e6
+    assert all(k.ok for call in trace for k in trace._checks[call.index])
+
+
 def test_the_page_holds_every_call_with_lines_of_both_bodies(any_page):
     trace, page = any_page
     data = data_of(page)

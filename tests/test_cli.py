@@ -231,6 +231,9 @@ def test_trace(refimpl, tmp_path, monkeypatch):
     assert "<title>second</title>" in page and "linear_backward" in page
     code, out, err = refimpl("trace", "fake", "--out", ".")
     assert code == 2 and "expected the name of a file" in err
+    monkeypatch.setattr(sys.modules[fake.NAME], "teach", list)
+    code, out, err = refimpl("trace", "fake")
+    assert code == 2 and "fake offers no step to trace" in err
 
 
 def test_a_missing_package_is_told_before_any_work(refimpl, monkeypatch, tmp_path):

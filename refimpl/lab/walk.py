@@ -52,8 +52,8 @@ def run(module: Any, out: Path, which: str | None, backend_name: str, quiet: boo
     from refimpl.lab.progress import say
 
     slug = module.PAPER.slug
-    offer: Callable[[], Sequence[Step]] = getattr(module, "teach", None) or getattr(module, "race", list)
-    offered = offer()
+    offer: Any = getattr(module, "teach", None) or getattr(module, "race", list)
+    offered: Sequence[Step] = offer()
     step = _choose(slug, offered, which)
     if backend_name not in (*available_backends(), "auto"):
         raise RunError(f"backend {backend_name} is not available: {native.why_not or 'see refimpl doctor'}")

@@ -72,4 +72,5 @@ def event_linear_backward(
     Arguments and results as in `linear_backward`, with two axes.
     """
     _check_backward(dy, x, weight, add_to)
-    return linear_backward.numpy(dy, x, weight, need_dx, add_to)
+    dx, dweight, dbias = linear_backward.numpy(dy, x, weight, need_dx, add_to)
+    return dx, dweight, dbias

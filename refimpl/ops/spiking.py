@@ -349,7 +349,8 @@ def batchnorm_lif_step_backward(
     if out is not None:
         out[...] = dx
         dx = out
-    return dx, u.dtype.type(leak) * du if need_dv else None, dgain, dbias
+    dv = u.dtype.type(leak) * du if need_dv else None
+    return dx, dv, dgain, dbias
 
 
 @operation

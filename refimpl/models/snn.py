@@ -171,10 +171,10 @@ class Simulation:
 # ---------------------------------------------------------------- architectures
 
 
-def _uniform_linear(d_in: int, d_out: int) -> SpikeLinear:
+def _uniform_linear(d_in: int, d_out: int, bias: bool) -> SpikeLinear:
     """Weights and biases U(-1/sqrt(d_in), 1/sqrt(d_in))."""
     limit = init.uniform(1 / math.sqrt(max(1, d_in)))
-    return SpikeLinear(d_in, d_out, weight_init=limit, bias_init=limit)
+    return SpikeLinear(d_in, d_out, bias, weight_init=limit, bias_init=limit)
 
 
 def spiking_mlp(
@@ -188,14 +188,15 @@ def spiking_mlp(
 ) -> SpikingNet:
     """Linear layers of the hidden widths with LIF neurons (after batch norm with `norm`), and a linear read-out.
 
-    `trace`: the leak of presynaptic traces in all weight gradients (OTTT), None for none.
+    A layer before batch norm has no bias: the norm would take it off again. `trace`: the leak of presynaptic traces in
+    all weight gradients (OTTT), None for none.
     """
     if not hidden:
         raise ValueError(f"spiking_mlp: hidden is {hidden!r}, expected at least one width")
     d_in = math.prod(shape)
 
-    def weights(a: int, b: int) -> Layer:
-        layer = _uniform_linear(a, b)
+    def weights(a: int, b: int, bias: bool = not norm) -> Layer:
+        layer = _uniform_linear(a, b, bias)
         return layer if trace is None else Traced(layer, trace)
 
     parts: dict[str, Layer] = {}
@@ -207,7 +208,7 @@ def spiking_mlp(
             parts[f"drop{i}"] = StepDropout(dropout)
     encoder = weights(d_in, hidden[0])
     flat: Layer = encoder if len(shape) == 1 else _chain(Flatten(), encoder)
-    return SpikingNet(flat, Steps(**parts, readout=weights(hidden[-1], d_out)))
+    return SpikingNet(flat, Steps(**parts, readout=weights(hidden[-1], d_out, True)))
 
 
 def _chain(first: Layer, then: Layer) -> Layer:
@@ -221,10 +222,10 @@ def _images(name: str, shape: Shape) -> tuple[int, int, int]:
     return shape[0], shape[1], shape[2]
 
 
-def _conv(c_in: int, c_out: int, stride: int = 1, size: int = 3, bias: bool = False) -> Conv2d:
-    """3x3 (or size x size), Kaiming-normal by its fan-out."""
+def _conv(c_in: int, c_out: int, stride: int = 1, size: int = 3) -> Conv2d:
+    """3x3 (or size x size) without bias, Kaiming-normal by its fan-out."""
     weight_init = init.kaiming_normal(c_out * size * size)
-    return Conv2d(c_in, c_out, size, stride, padding=size // 2, bias=bias, weight_init=weight_init)
+    return Conv2d(c_in, c_out, size, stride, padding=size // 2, bias=False, weight_init=weight_init)
 
 
 # Channels of the VGG-11 for event cameras, "pool" halves height and width.
@@ -257,7 +258,7 @@ def spiking_vgg(
             parts[f"pool{i}"] = AvgPool2d(2)
             h, w = h // 2, w // 2
             continue
-        conv = weights(_conv(c, width, bias=True))
+        conv = weights(_conv(c, width))
         if encoder is None:
             encoder = conv
         else:

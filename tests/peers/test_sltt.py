@@ -34,7 +34,7 @@ def theirs(params, weights, pool, x, y, cut, detach_reset, a):
     for t in range(T):
         s = torch.tensor(x[:, t])
         for i, (name, apply) in enumerate(weights[:-1]):
-            current = apply(s, leaves[f"{name}.weight"], leaves[f"{name}.bias"])
+            current = apply(s, leaves[f"{name}.weight"], None)
             gain, bias = leaves[f"body.lif{LAYER[name]}.gain"], leaves[f"body.lif{LAYER[name]}.bias"]
             u = F.batch_norm(current, None, None, gain, bias, training=True, eps=1e-5)
             if states[i] is not None:

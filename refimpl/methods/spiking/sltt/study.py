@@ -314,9 +314,9 @@ def _make_torch_vgg(torch: Any) -> Any:
     a, b = _PLAN
     _, c, h, w = _IMAGES
     first = None, tnn.BatchNorm2d(a), tnn.AvgPool2d(2)
-    second = tnn.Conv2d(a, b, 3, padding=1), tnn.BatchNorm2d(b), tnn.AvgPool2d(2)
+    second = tnn.Conv2d(a, b, 3, padding=1, bias=False), tnn.BatchNorm2d(b), tnn.AvgPool2d(2)
     readout = tnn.Linear(b * (h // 4) * (w // 4), _K)
-    return _make_torch(torch, tnn.Conv2d(c, a, 3, padding=1), [first, second], readout, _batch(_IMAGES))
+    return _make_torch(torch, tnn.Conv2d(c, a, 3, padding=1, bias=False), [first, second], readout, _batch(_IMAGES))
 
 
 def _make_torch_mlp(torch: Any) -> Any:
@@ -325,6 +325,6 @@ def _make_torch_mlp(torch: Any) -> Any:
     first, second = _HIDDEN
     blocks = [
         (None, tnn.BatchNorm1d(first), tnn.Identity()),
-        (tnn.Linear(first, second), tnn.BatchNorm1d(second), tnn.Identity()),
+        (tnn.Linear(first, second, bias=False), tnn.BatchNorm1d(second), tnn.Identity()),
     ]
-    return _make_torch(torch, tnn.Linear(_D, first), blocks, tnn.Linear(second, _K), _batch((_B, _D)))
+    return _make_torch(torch, tnn.Linear(_D, first, bias=False), blocks, tnn.Linear(second, _K), _batch((_B, _D)))

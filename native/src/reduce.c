@@ -165,17 +165,16 @@ int RI(sum_rows)(const real *x, i64 N, i64 D, real *y, int threads) {
     return reduce(x, 1, N, D, 1, y, threads);
 }
 
-/* n consecutive numbers in double: SIDE sums side by side, then these in pairs */
+/* n consecutive numbers in double: LANES sums side by side, then these in pairs */
 NOINLINE double total_run(const real *x, i64 n) {
-    enum { SIDE = 64 };
-    double s[SIDE] = {0};
-    i64 whole = n / SIDE * SIDE;
-    for (i64 i = 0; i < whole; i += SIDE) {
+    double s[LANES] = {0};
+    i64 whole = n / LANES * LANES;
+    for (i64 i = 0; i < whole; i += LANES) {
 #pragma omp simd
-        for (i64 q = 0; q < SIDE; q++) s[q] += (double)x[i + q];
+        for (i64 q = 0; q < LANES; q++) s[q] += (double)x[i + q];
     }
     for (i64 i = whole; i < n; i++) s[i - whole] += (double)x[i];
-    for (i64 half = SIDE / 2; half > 0; half /= 2) {
+    for (i64 half = LANES / 2; half > 0; half /= 2) {
         for (i64 q = 0; q < half; q++) s[q] += s[q + half];
     }
     return s[0];

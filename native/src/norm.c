@@ -4,10 +4,11 @@
  * bytes; about 10 FMAs. What is normalised together (a row, a group, a channel of the batch) is passed over two or
  * three times, but comes from memory once as long as it fits the second cache.
  *
- * Measured (float32, one thread, a machine with 1 MB of second cache): what limits is the latency of sums and roots for
- * short rows, so several are taken through each step together; and the second pass that stores, for long ones. There,
- * rows one after another, each from its first whole cache line on and with the next row fetched ahead, are fastest:
- * 40-70 % of the copy bandwidth; rows side by side halve that where memory is far.
+ * Measured (float32, one thread, 1 MB of second cache): 20-60 % of the copy bandwidth forward, 25-75 % backward. Short
+ * rows wait for sums and roots, so several are taken through each step together. Long ones wait for memory in the pass
+ * that stores: there two rows side by side took up to 1.6 times as long as one after the other, and arrays that do not
+ * start with a cache line (NumPy's large ones) up to 1.6 times as long as those that do; fetching the next row ahead
+ * and starting each row with a whole line win back a part of that.
  *
  * Statistics: with m the mean as first computed and d = x - m, the mean is m + sum(d)/n and the variance
  * sum(d^2)/n - (sum(d)/n)^2. The first pass may be wrong by the rounding of a sum of large numbers; the second corrects

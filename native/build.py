@@ -1,10 +1,11 @@
 """Build the C core: one cffi API-mode extension, `refimpl._native`.
 
-Every file of native/src but runtime.c is compiled once per (instruction-set level, dtype). The prototypes in
+Every file of native/src but those of UNTYPED is compiled once per (instruction-set level, dtype). The prototypes in
 native/include/<family>.h are the only list of kernels: this module reads them and writes
 
 - the cffi declarations (`int ri_layernorm_f32(const float *x, ...)`),
-- one table of function pointers per level and the trampolines that jump through the table chosen at load time.
+- one table of function pointers per level and the trampolines that jump through the table chosen at load time,
+- for each level the table of the parameters that the sources declare (native/include/parameter.h).
 
 Environment: REFIMPL_LEVELS="v2,v3,v4" limits the levels built (a quick developer build takes the machine's own);
 REFIMPL_SANITIZE=1 builds with ASan and UBSan; CC and CFLAGS as usual.
@@ -23,6 +24,9 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 INCLUDE = HERE / "include"
 SRC = HERE / "src"
+
+# Compiled once: what knows neither dtype nor instruction-set level.
+UNTYPED = ("runtime", "arena")
 
 DTYPES = {"f32": "float", "f64": "double"}
 X86_LEVELS = {
@@ -55,7 +59,7 @@ def families():
 
 def typed_sources():
     """What is compiled per level and dtype. A family may have more files than its <family>.c, such as <family>_x.c."""
-    return sorted(p for p in SRC.glob("*.c") if p.name != "runtime.c")
+    return sorted(p for p in SRC.glob("*.c") if p.stem not in UNTYPED)
 
 
 _PROTOTYPE = re.compile(r"^int RI\((\w+)\)\(([^;{]*)\);", re.MULTILINE)
@@ -81,6 +85,17 @@ def kernels():
     return found
 
 
+_PARAMETER = re.compile(r"^RI_PARAMETER\((\w+),", re.MULTILINE)
+
+
+def parameters():
+    """[(name, dtype)] of the numbers that kernels declare by RI_PARAMETER (native/include/parameter.h)."""
+    names = [name for family in families() for name in _PARAMETER.findall((SRC / f"{family}.c").read_text())]
+    found = [(name, dtype) for name in names for dtype in DTYPES]
+    assert len(found) <= 128, "RI_MOST_PARAMETERS"
+    return found
+
+
 def untyped(args):
     """Arrays cross the Python boundary as `void *`: cffi then takes any C-contiguous buffer without a cast per call.
     The mirrors have checked dtypes by then, and the trampolines convert back to the typed pointers."""
@@ -89,23 +104,59 @@ def untyped(args):
 
 def cdef():
     lines = ["typedef int64_t i64;", "int ri_cpu_level(void);", "int ri_openmp(void);", "int ri_select(int level);"]
-    lines += ["const char *ri_levels(void);"]
+    lines += ["const char *ri_levels(void);", "void *ri_arena_handler(void);", "i64 ri_arena_count(int which);"]
+    lines += ["void ri_arena_open(void);", "void ri_arena_close(void);"]
+    lines += ["int ri_parameters(void);", "const char *ri_parameter_name(int i);", "i64 ri_parameter_default(int i);"]
+    lines += ["int ri_parameter_values(int i, i64 values[]);"]
+    lines += ["i64 ri_get_parameter(int i);", "int ri_set_parameter(int i, i64 value);"]
     lines += [f"int ri_{name}_{dtype}({untyped(args)});" for name, dtype, args in kernels()]
     return "\n".join(lines)
+
+
+# The parameters of the chosen level, by number: names in order, defaults, what is allowed, what is set.
+PARAMETERS = """
+static const char *const parameter_names[] = {%(names)s0};
+int ri_parameters(void) { return chosen ? (int)(sizeof parameter_names / sizeof *parameter_names) - 1 : 0; }
+static struct ri_parameter *parameter(int i) { return i >= 0 && i < ri_parameters() ? chosen->parameters[i] : 0; }
+const char *ri_parameter_name(int i) { return parameter(i) ? parameter_names[i] : 0; }
+i64 ri_parameter_default(int i) { return parameter(i) ? parameter(i)->normal : -1; }
+int ri_parameter_values(int i, i64 values[]) {
+    struct ri_parameter *p = parameter(i);
+    for (int k = 0; p && k < p->count; k++) values[k] = p->values[k];
+    return p ? p->count : 0;
+}
+i64 ri_get_parameter(int i) { return parameter(i) ? ri_value(parameter(i)) : -1; }
+int ri_set_parameter(int i, i64 value) {
+    struct ri_parameter *p = parameter(i);
+    for (int k = 0; p && k < p->count; k++) {
+        if (p->values[k] == value) {
+            ri_set_values[i] = value == p->normal ? 0 : value + 1;
+            return RI_OK;
+        }
+    }
+    return RI_BADARG;
+}
+"""
 
 
 def glue():
     """C source of the tables and trampolines."""
     built, all_kernels = levels(), kernels()
-    out = ['#include "refimpl.h"', "int ri_cpu_level(void);", "int ri_openmp(void);"]
+    out = ['#include "refimpl.h"', '#include "parameter.h"', "int ri_cpu_level(void);", "int ri_openmp(void);"]
+    out += ["void *ri_arena_handler(void);", "i64 ri_arena_count(int which);"]
+    out += ["void ri_arena_open(void);", "void ri_arena_close(void);"]
     out.append("struct table {")
     out += [f"    int (*{name}_{dtype})({args});" for name, dtype, args in all_kernels]
-    out.append("    int level;\n};")
+    out.append("    int level;\n    struct ri_parameter *const *parameters;\n};")
     for level, (number, _) in built.items():
         out += [f"int ri_{name}_{dtype}_{level}({args});" for name, dtype, args in all_kernels]
+        out += [f"extern struct ri_parameter ri_parameter_{name}_{dtype}_{level};" for name, dtype in parameters()]
+        out.append(f"static struct ri_parameter *const parameters_{level}[] = {{")
+        out += [f"    &ri_parameter_{name}_{dtype}_{level}," for name, dtype in parameters()]
+        out.append("    0,\n};")
         out.append(f"static const struct table table_{level} = {{")
         out += [f"    .{name}_{dtype} = ri_{name}_{dtype}_{level}," for name, dtype, _ in all_kernels]
-        out.append(f"    .level = {number},\n}};")
+        out.append(f"    .level = {number},\n    .parameters = parameters_{level},\n}};")
     out.append("static const struct table *chosen = 0;")
     out.append(f'const char *ri_levels(void) {{ return "{",".join(built)}"; }}')
     # The highest built level that the caller and the CPU allow; -1 when none fits (then the core must not be used).
@@ -113,7 +164,9 @@ def glue():
     out.append("    int cpu = ri_cpu_level();\n    if (level < 0 || level > cpu) level = cpu;\n    chosen = 0;")
     for level, (number, _) in sorted(built.items(), key=lambda item: item[1][0]):
         out.append(f"    if (level >= {number}) chosen = &table_{level};")
+    out.append("    for (int i = 0; chosen && chosen->parameters[i]; i++) chosen->parameters[i]->number = i;")
     out.append("    return chosen ? chosen->level : -1;\n}")
+    out.append(PARAMETERS % {"names": "".join(f'"{name}_{dtype}", ' for name, dtype in parameters())})
     for name, dtype, args in all_kernels:
         out.append(f"int ri_{name}_{dtype}({untyped(args)})")
         out.append(f"{{ return chosen ? chosen->{name}_{dtype}({', '.join(argument_names(args))}) : RI_BADARG; }}")
@@ -161,7 +214,7 @@ def compile_objects(cc, build_temp, openmp):
         stamp.write_text(flags_text)
     newest_header = max(p.stat().st_mtime for p in [*INCLUDE.glob("*.h"), Path(__file__)])
 
-    jobs = [(SRC / "runtime.c", build_temp / "runtime.o", [])]
+    jobs = [(SRC / f"{name}.c", build_temp / f"{name}.o", []) for name in UNTYPED]
     for source in typed_sources():
         for level, (_, march) in levels().items():
             for dtype, c_type in DTYPES.items():

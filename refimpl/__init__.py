@@ -14,6 +14,7 @@ from typing import Any
 from refimpl import ops
 from refimpl._version import __version__
 from refimpl.backends import (
+    arena,
     available_backends,
     backend,
     get_backend,
@@ -40,6 +41,7 @@ __all__ = [
     "NoProp",
     "UnrolledFlowClassifier",
     "__version__",
+    "arena",
     "available_backends",
     "backend",
     "get_backend",

@@ -24,25 +24,37 @@ class Published:
 class Info:
     """One data set: what it is, who made it, where it comes from.
 
-    `shape` is (C, H, W) of an image, `n_train` and `n_test` the published numbers of images, `classes` the name of each
-    label. `downloads` are the files that are fetched, each from the first of the `mirrors` (addresses of folders) that
-    delivers it; when that is one archive, `members` are the files it holds. `contents` maps file names without .gz or
-    .xz to the checksum of their unpacked bytes.
+    `kind` says what its records are, `format` which module of refimpl.data reads them. For images `shape` is (C, H, W),
+    `n_train` and `n_test` are the published numbers of images, `classes` the name of each label; other kinds say in
+    `amount` how much there is. `embedded` sets come with the library. `downloads` are the files that are fetched,
+    each from the first of the `mirrors` (addresses of folders) that delivers it; when that is one archive,
+    `members` are the files it holds. `contents` maps file names without .gz or .xz to the checksum of their
+    unpacked bytes.
     """
 
     name: str
     title: str
     source: str
     licence: str
-    n_classes: int
-    shape: tuple[int, int, int]
-    n_train: int
-    n_test: int
-    classes: tuple[str, ...]
+    n_classes: int = 0
+    shape: tuple[int, ...] = ()
+    n_train: int = 0
+    n_test: int = 0
+    classes: tuple[str, ...] = ()
+    kind: str = "images"
+    format: str = "images"
+    amount: str = ""
+    embedded: bool = False
     mirrors: tuple[str, ...] = ()
     downloads: tuple[Published, ...] = ()
     members: tuple[Published, ...] = ()
     contents: tuple[tuple[str, str | None], ...] = ()
+
+    @property
+    def what(self) -> str:
+        """How much there is, in a few words."""
+        size = "x".join(map(str, self.shape))
+        return self.amount or f"{self.n_train:,} + {self.n_test:,}, {size}, {self.n_classes} classes"
 
     @property
     def download_bytes(self) -> int:
@@ -57,6 +69,7 @@ DIGITS = Info(
     "DOI 10.24432/C50P49. Copy as distributed with scikit-learn's load_digits.",
     licence="CC BY 4.0",
     n_classes=10,
+    embedded=True,
     shape=(1, 8, 8),
     n_train=1415,
     n_test=382,
@@ -205,9 +218,9 @@ CIFAR_10 = Info(
 CATALOGUE: dict[str, Info] = {info.name: info for info in (DIGITS, MNIST, FASHION_MNIST, CIFAR_10)}
 
 
-def names() -> list[str]:
-    """The data sets that `load` knows, smallest first."""
-    return list(CATALOGUE)
+def names(kind: str | None = None) -> list[str]:
+    """The data sets that `load` knows, those of a kind ("images", ...) if one is given."""
+    return [name for name, info in CATALOGUE.items() if kind in (None, info.kind)]
 
 
 def spec(name: str) -> Info:

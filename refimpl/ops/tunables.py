@@ -283,12 +283,19 @@ def _square(normal: Normal, n: int, *names: str) -> dict[str, Any]:
     return {name: normal(side) if name == "bias" else normal(side, side) for name in names}
 
 
-tunable("matmul", "a", lambda normal, n: _square(normal, n, "a", "b"), PRODUCTS, _product)
-tunable("matmul_backward", "dy", lambda normal, n: _square(normal, n, "dy", "a", "b"), PRODUCTS, _product_backward)
-tunable("linear", "x", lambda normal, n: _square(normal, n, "x", "weight", "bias"), PRODUCTS, _linear)
+tunable("matmul", "a", lambda normal, n: _square(normal, n, "a", "b"), PRODUCTS, _product, "gemm")
 tunable(
-    "linear_backward", "dy", lambda normal, n: _square(normal, n, "dy", "x", "weight"), PRODUCTS, _linear_backward
-)  # fmt: skip
+    "matmul_backward", "dy", lambda normal, n: _square(normal, n, "dy", "a", "b"), PRODUCTS, _product_backward, "gemm"
+)
+tunable("linear", "x", lambda normal, n: _square(normal, n, "x", "weight", "bias"), PRODUCTS, _linear, "gemm")
+tunable(
+    "linear_backward",
+    "dy",
+    lambda normal, n: _square(normal, n, "dy", "x", "weight"),
+    PRODUCTS,
+    _linear_backward,
+    "gemm",
+)
 
 
 def _conv(x: Any, weight: Any, *_: Any, **__: Any) -> int:
@@ -315,13 +322,14 @@ def _conv_args_backward(normal: Normal, n: int, op: str, axes: int) -> dict[str,
 
 
 for _op, _axes in (("conv2d", 2), ("conv1d", 1), ("conv_transpose2d", 2)):
-    tunable(_op, "x", lambda normal, n, axes=_axes: _conv_args(normal, n, axes), CONVOLUTIONS, _conv)
+    tunable(_op, "x", lambda normal, n, axes=_axes: _conv_args(normal, n, axes), CONVOLUTIONS, _conv, "conv gemm")
     tunable(
         f"{_op}_backward",
         "dy",
         lambda normal, n, op=_op, axes=_axes: _conv_args_backward(normal, n, op, axes),
         CONVOLUTIONS,
         _conv_backward,
+        "conv gemm",
     )
 
 
@@ -347,8 +355,8 @@ def _attention_args_backward(normal: Normal, n: int) -> dict[str, Any]:
     return {"dy": normal(*y.shape), **args, "y": y, "lse": lse}
 
 
-tunable("attention", "q", _attention_args, ATTENTION, _attention)
-tunable("attention_backward", "dy", _attention_args_backward, ATTENTION, _attention_backward)
+tunable("attention", "q", _attention_args, ATTENTION, _attention, "attention")
+tunable("attention_backward", "dy", _attention_args_backward, ATTENTION, _attention_backward, "attention")
 
 
 def _recurrent(x: Any, w_x: Any, w_h: Any) -> int:
@@ -401,11 +409,19 @@ for _op, _names, _learner, _works in (
     ("gru_sequence", "y gates", (3, "h0", "bias_x bias_h"), (_one_state, _one_state_backward)),
     ("lstm_sequence", "y c gates", (4, "h0 c0", "bias"), (_two_states, _two_states_backward)),
 ):
-    tunable(_op, "x", lambda normal, n, how=_learner: _recurrent_args(normal, n, *how), SEQUENCES, _works[0])
+    tunable(
+        _op,
+        "x",
+        lambda normal, n, how=_learner: _recurrent_args(normal, n, *how),
+        SEQUENCES,
+        _works[0],
+        "recurrent gemm",
+    )
     tunable(
         f"{_op}_backward",
         "dy",
         lambda normal, n, op=_op, names=_names, how=_learner: _recurrent_args_backward(normal, n, op, names, *how),
         SEQUENCES,
         _works[1],
+        "recurrent gemm",
     )

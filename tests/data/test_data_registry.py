@@ -16,7 +16,8 @@ import pytest
 
 import refimpl.data as data
 from refimpl.data import DataError, DataNotFound, write_idx
-from refimpl.data.folders import cache, cifar_records
+from refimpl.data.folders import cache
+from refimpl.data.images import cifar_records
 
 IDX = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
 

@@ -320,7 +320,7 @@ static inline i64 make_spots(i64 images, i64 rows, i64 cols, i64 x0, i64 x_row, 
 
 /* ------------------------------------------------------------------ the three sums, by algorithm */
 
-enum { CONV_AUTOMATIC, CONV_DIRECT, CONV_WINOGRAD, CONV_WINOGRAD_SMALL };
+enum { CONV_AUTOMATIC, CONV_DIRECT, CONV_WINOGRAD, CONV_WINOGRAD_SMALL, CONV_PRODUCT };
 
 /* y = bias + collect(x), dx = bias + spread(dy), dweight (+)= correlate(dy, x), see refimpl/ops/conv.py. bias may be
  * NULL. They return RI_OK or RI_NOMEM. */
@@ -335,10 +335,10 @@ int RI_INTERNAL(conv_direct_correlate)(const geometry *g, const real *dy, const 
  * positions; negative where it does not apply: it may not be called then. */
 double RI_INTERNAL(conv_winograd_cost)(const geometry *g, int algorithm, i64 rows, i64 cols);
 int RI_INTERNAL(conv_winograd_collect)(const geometry *g, const real *x, const real *weight, const real *bias, real *y,
-                                       int algorithm, int threads);
+                                       int algorithm, i64 tiles, int threads);
 int RI_INTERNAL(conv_winograd_spread)(const geometry *g, const real *dy, const real *weight, const real *bias, real *dx,
-                                      int algorithm, int threads);
+                                      int algorithm, i64 tiles, int threads);
 int RI_INTERNAL(conv_winograd_correlate)(const geometry *g, const real *dy, const real *x, real *dweight,
-                                         int accumulate, int algorithm, int threads);
+                                         int accumulate, int algorithm, i64 tiles, int threads);
 
 #endif

@@ -29,6 +29,7 @@
  * so results do not depend on the number of threads.
  */
 #include "conv_internal.h"
+#include "gemm.h"
 #include "parameter.h"
 
 /* dbias[c] (+)= sum of channel c. */
@@ -52,14 +53,72 @@ static void channel_sums(const real *dy, i64 B, i64 C, i64 plane, real *dbias, i
 
 /* The algorithm of each sum: 0 as `choose` says, 1 direct, 2 Winograd with tiles of 6 x 6, 3 with tiles of 4 x 4 (both
  * direct where Winograd's does not apply). */
-RI_PARAMETER(conv_collect, 0, 0, 1, 2, 3);
-RI_PARAMETER(conv_spread, 0, 0, 1, 2, 3);
-RI_PARAMETER(conv_correlate, 0, 0, 1, 2, 3);
+RI_PARAMETER(conv_collect, 0, 0, 1, 2, 3, 4);
+RI_PARAMETER(conv_spread, 0, 0, 1, 2, 3, 4);
+RI_PARAMETER(conv_correlate, 0, 0, 1, 2, 3, 4);
+/* Tiles of a block of Winograd's algorithm; 0: as conv_winograd.c says. */
+RI_PARAMETER(conv_tiles, 0, 0, 16, 28, 42, 56, 84, 112, 168);
+
+/* A kernel of 1 x 1 that moves over each element once is a product of matrices for each image and group. */
+static int is_product(const geometry *g) {
+    const axis *h = &g->h, *w = &g->w;
+    return h->k == 1 && w->k == 1 && h->p == 0 && w->p == 0 && h->m == h->n && w->m == w->n;
+}
+
+static int product_collect(const geometry *g, const real *x, const real *weight, const real *bias, real *y,
+                           int threads) {
+    i64 plane = g->h.n * g->w.n;
+    if (bias) {
+        int team = ri_team(threads, g->B * g->O * plane / VL);
+#pragma omp parallel for schedule(static) num_threads(team) if (team > 1)
+        for (i64 n = 0; n < g->B * g->O; n++)
+            for (i64 i = 0; i < plane; i++) y[n * plane + i] = bias[n % g->O];
+    }
+    for (i64 group = 0; group < g->G; group++) {
+        int status = RI(gemm_batch)(0, 0, g->B, g->Og, plane, g->Cg, weight + group * g->Og * g->Cg, g->Cg, 0,
+                                    x + group * g->Cg * plane, plane, g->C * plane, bias != NULL,
+                                    y + group * g->Og * plane, plane, g->O * plane, threads);
+        if (status) return status;
+    }
+    return RI_OK;
+}
+
+static int product_spread(const geometry *g, const real *dy, const real *weight, const real *bias, real *dx,
+                          int threads) {
+    i64 plane = g->h.n * g->w.n;
+    if (bias) {
+        int team = ri_team(threads, g->B * g->C * plane / VL);
+#pragma omp parallel for schedule(static) num_threads(team) if (team > 1)
+        for (i64 n = 0; n < g->B * g->C; n++)
+            for (i64 i = 0; i < plane; i++) dx[n * plane + i] = bias[n % g->C];
+    }
+    for (i64 group = 0; group < g->G; group++) {
+        int status = RI(gemm_batch)(1, 0, g->B, g->Cg, plane, g->Og, weight + group * g->Og * g->Cg, g->Cg, 0,
+                                    dy + group * g->Og * plane, plane, g->O * plane, bias != NULL,
+                                    dx + group * g->Cg * plane, plane, g->C * plane, threads);
+        if (status) return status;
+    }
+    return RI_OK;
+}
+
+static int product_correlate(const geometry *g, const real *dy, const real *x, real *dweight, int accumulate,
+                             int threads) {
+    i64 plane = g->h.n * g->w.n;
+    for (i64 group = 0; group < g->G; group++) {
+        int status = RI(gemm_batch)(0, 1, g->B, g->Og, g->Cg, plane, dy + group * g->Og * plane, plane, g->O * plane,
+                                    x + group * g->Cg * plane, plane, g->C * plane, accumulate,
+                                    dweight + group * g->Og * g->Cg, g->Cg, 0, threads);
+        if (status) return status;
+    }
+    return RI_OK;
+}
 
 /* The algorithm asked for, where it applies; for 0 the one of least cost. The cost counts multiply-adds for each image
  * and pair of channels of picture and map. */
 static int choose(const geometry *g, i64 asked, i64 rows, i64 cols) {
     if (g->B == 0 || asked == CONV_DIRECT) return CONV_DIRECT;
+    if (asked == CONV_AUTOMATIC && is_product(g) && g->Cg >= 16 && g->Og >= 16) return CONV_PRODUCT;
+    if (asked == CONV_PRODUCT) return is_product(g) ? CONV_PRODUCT : CONV_DIRECT;
 #ifndef RI_IS_F32
     if (asked == CONV_AUTOMATIC) return CONV_DIRECT;
 #endif
@@ -77,19 +136,22 @@ static int choose(const geometry *g, i64 asked, i64 rows, i64 cols) {
 static int collect(const geometry *g, const real *x, const real *weight, const real *bias, real *y, int threads) {
     int algorithm = choose(g, RI_VALUE(conv_collect), g->h.m, g->w.m);
     if (algorithm == CONV_DIRECT) return RI(conv_direct_collect)(g, x, weight, bias, y, threads);
-    return RI(conv_winograd_collect)(g, x, weight, bias, y, algorithm, threads);
+    if (algorithm == CONV_PRODUCT) return product_collect(g, x, weight, bias, y, threads);
+    return RI(conv_winograd_collect)(g, x, weight, bias, y, algorithm, RI_VALUE(conv_tiles), threads);
 }
 
 static int spread(const geometry *g, const real *dy, const real *weight, const real *bias, real *dx, int threads) {
     int algorithm = choose(g, RI_VALUE(conv_spread), g->h.n, g->w.n);
     if (algorithm == CONV_DIRECT) return RI(conv_direct_spread)(g, dy, weight, bias, dx, threads);
-    return RI(conv_winograd_spread)(g, dy, weight, bias, dx, algorithm, threads);
+    if (algorithm == CONV_PRODUCT) return product_spread(g, dy, weight, bias, dx, threads);
+    return RI(conv_winograd_spread)(g, dy, weight, bias, dx, algorithm, RI_VALUE(conv_tiles), threads);
 }
 
 static int correlate(const geometry *g, const real *dy, const real *x, real *dweight, int accumulate, int threads) {
     int algorithm = choose(g, RI_VALUE(conv_correlate), g->h.m, g->w.m);
     if (algorithm == CONV_DIRECT) return RI(conv_direct_correlate)(g, dy, x, dweight, accumulate, threads);
-    return RI(conv_winograd_correlate)(g, dy, x, dweight, accumulate, algorithm, threads);
+    if (algorithm == CONV_PRODUCT) return product_correlate(g, dy, x, dweight, accumulate, threads);
+    return RI(conv_winograd_correlate)(g, dy, x, dweight, accumulate, algorithm, RI_VALUE(conv_tiles), threads);
 }
 
 /* ------------------------------------------------------------------ kernels */

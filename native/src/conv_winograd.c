@@ -487,9 +487,10 @@ static int winograd_items(const winograd_job *job, i64 lo, i64 hi) {
     return RI_OK;
 }
 
-static int winograd(winograd_job *job, int team) {
+static int winograd(winograd_job *job, i64 tiles, int team) {
     i64 points = job->k->nh * job->k->nw, lines;
-    choose_tiles(job, most(28, least(112, ((i64)1 << 20) / (points * parts(job->N, VL) * VBYTES))));
+    if (!tiles) tiles = most(28, least(112, ((i64)8 << 20) / (points * parts(job->N, VL) * VBYTES)));
+    choose_tiles(job, tiles);
     lines = job->B * job->rows;
     if (job->nl * job->nc % team) {
         i64 more = parts(job->nl * job->nc, team) * team, each = parts(lines, parts(more, job->nc));
@@ -604,7 +605,7 @@ static int gradient_items(const gradient_job *all, i64 lo, i64 hi) {
 }
 
 int RI_INTERNAL(conv_winograd_correlate)(const geometry *g, const real *dy, const real *x, real *dweight,
-                                         int accumulate, int algorithm, int threads) {
+                                         int accumulate, int algorithm, i64 tiles, int threads) {
     gradient_job all = {.job = collect_job(g, x, NULL, NULL, NULL, algorithm),
                         .dy = dy,
                         .dweight = dweight,
@@ -613,9 +614,17 @@ int RI_INTERNAL(conv_winograd_correlate)(const geometry *g, const real *dy, cons
                         .o_part = 256};
     winograd_job *job = &all.job;
     i64 size = g->O * g->K;
-    choose_tiles(job, 64);
-    i64 blocks = job->nl * job->nc, items = parts(g->C, all.c_part) * parts(g->O, all.o_part);
-    all.chunks = most(1, least(parts(16, items), blocks / 2));
+    choose_tiles(job, tiles ? tiles : 96);
+    i64 lines = job->B * job->rows, items = parts(g->C, all.c_part) * parts(g->O, all.o_part);
+    /* Some chunks of the tiles, a power of two, so that several threads have as much to do; blocks that fill them. */
+    i64 total = lines * job->cols, most_chunks = most(1, least(parts(16, items), total / 32));
+    for (all.chunks = 1; all.chunks * 2 <= most_chunks;) all.chunks *= 2;
+    if (job->nc == 1) {
+        i64 blocks = parts(parts(lines, job->lines), all.chunks) * all.chunks;
+        job->lines = parts(lines, blocks);
+        job->nl = parts(lines, job->lines);
+    }
+    all.chunks = least(all.chunks, job->nl * job->nc);
     if (all.chunks > 1) {
         all.partial = ri_workspace(RI_WS_OP2, (size_t)(all.chunks * size) * sizeof(real));
         if (!all.partial) return RI_NOMEM;
@@ -624,6 +633,7 @@ int RI_INTERNAL(conv_winograd_correlate)(const geometry *g, const real *dy, cons
     int team = team_for(g, threads), status = RI_OK;
     SHARE(gradient_items, &all, items, team, status);
     if (status || all.chunks == 1) return status;
+#pragma omp parallel for schedule(static) num_threads(team) if (team > 1)
     for (i64 i = 0; i < size; i++) {
         real sum = all.partial[i];
         for (i64 chunk = 1; chunk < all.chunks; chunk++) sum += all.partial[chunk * size + i];
@@ -645,14 +655,14 @@ double RI_INTERNAL(conv_winograd_cost)(const geometry *g, int algorithm, i64 row
 }
 
 int RI_INTERNAL(conv_winograd_collect)(const geometry *g, const real *x, const real *weight, const real *bias, real *y,
-                                       int algorithm, int threads) {
+                                       int algorithm, i64 tiles, int threads) {
     if (g->B == 0) return RI_OK;
     winograd_job job = collect_job(g, x, weight, bias, y, algorithm);
-    return winograd(&job, team_for(g, threads));
+    return winograd(&job, tiles, team_for(g, threads));
 }
 
 int RI_INTERNAL(conv_winograd_spread)(const geometry *g, const real *dy, const real *weight, const real *bias, real *dx,
-                                      int algorithm, int threads) {
+                                      int algorithm, i64 tiles, int threads) {
     if (g->B == 0) return RI_OK;
     winograd_job job = {.k = kind_of(g, algorithm),
                         .in = dy,
@@ -673,5 +683,5 @@ int RI_INTERNAL(conv_winograd_spread)(const geometry *g, const real *dy, const r
                         .w_in = g->K,
                         .w_out = g->h.k * g->w.k,
                         .flip = 1};
-    return winograd(&job, team_for(g, threads));
+    return winograd(&job, tiles, team_for(g, threads));
 }

@@ -125,7 +125,10 @@ static int choose(const geometry *g, i64 asked, i64 rows, i64 cols) {
     if (asked != CONV_AUTOMATIC)
         return RI(conv_winograd_cost)(g, (int)asked, rows, cols) < 0 ? CONV_DIRECT : (int)asked;
     int best = CONV_DIRECT;
-    double least_cost = (double)g->B * (double)(g->h.m * g->w.m) * (double)(g->h.k * g->w.k);
+    /* The direct sums fill their vectors with positions, or with images. */
+    i64 by_rows = cols < VL ? parts((rows - 1) * (cols + g->w.q) + cols, VL) : rows * parts(cols, VL);
+    double positions = (double)g->B * (double)by_rows, images = (double)parts(g->B, VL) * (double)(rows * cols);
+    double least_cost = (positions < images ? positions : images) * (double)(VL * g->h.k * g->w.k);
     for (int algorithm = CONV_WINOGRAD; algorithm <= CONV_WINOGRAD_SMALL; algorithm++) {
         double cost = RI(conv_winograd_cost)(g, algorithm, rows, cols);
         if (cost >= 0 && cost < least_cost) least_cost = cost, best = algorithm;

@@ -76,6 +76,23 @@ typedef struct {
     i64 chunks, channels; /* channels of the picture that are copied together */
 } correlate_job;
 
+/* The number of lanes that go to lane[0], lane[0] + 1, ... when the others go nowhere; else 0. */
+static i64 head_of(const i64 *lane) {
+    i64 n = 0;
+    while (n < VL && lane[n] >= 0 && lane[n] == lane[0] + n) n++;
+    for (i64 l = n; l < VL; l++)
+        if (lane[l] >= 0) return 0;
+    return n;
+}
+
+/* out = the first n of VL elements, and zeros */
+static inline void copy_head(real *out, const real *src, i64 n) {
+    typedef ri_int whole __attribute__((vector_size(VBYTES)));
+    whole count;
+    for (int l = 0; l < LANES; l++) count[l] = l;
+    *(vec *)out = (vec)((whole) * (const loose *)src & (count < (whole){0} + (ri_int)n));
+}
+
 /* Items: chunks of the batch, in each the groups, in each the ranges of map channels. */
 static int correlate_items(const correlate_job *job, i64 lo, i64 hi) {
     const geometry *g = job->g;
@@ -83,12 +100,14 @@ static int correlate_items(const correlate_job *job, i64 lo, i64 hi) {
     i64 bound = spots_bound(k->images, k->rows, k->cols, k->cols + g->w.q), most_o = least(RANGE, g->Og);
     i64 xs = parts(phases_size(g, job->channels, k->images, k->rows, k->cols) + 2 * VL, VL) * VL;
     real *X = ri_workspace(RI_WS_CONV, (size_t)(xs + most_o * bound * VL) * sizeof(real));
-    i64 *offset = ri_workspace(RI_WS_OP, (size_t)(g->K + bound * VL) * sizeof(i64) + (size_t)bound * sizeof(spot));
+    i64 *offset =
+        ri_workspace(RI_WS_OP, (size_t)(g->K + bound * (VL + 1)) * sizeof(i64) + (size_t)bound * sizeof(spot));
     if (!X || !offset) return RI_NOMEM;
     real *D = X + xs;
-    i64 *lanes = offset + g->K;
-    spot *spots = (spot *)(lanes + bound * VL);
+    i64 *lanes = offset + g->K, *heads = lanes + bound * VL;
+    spot *spots = (spot *)(heads + bound);
     i64 map = g->h.m * g->w.m, n = 0, ranges = parts(g->Og, RANGE);
+    const real *end_dy = job->dy + g->B * g->O * map;
     block last = {0, 0, 0, 0, 0, 0};
     for (i64 item = lo; item < hi; item++) {
         i64 chunk = item / ranges / g->G, group = item / ranges % g->G, o0 = item % ranges * RANGE;
@@ -106,6 +125,7 @@ static int correlate_items(const correlate_job *job, i64 lo, i64 hi) {
                     phase_offsets(g, &b, offset);
                     n = make_spots(b.images, b.rows, b.cols, 0, cols, (b.rows + g->h.q) * cols, 0, g->w.m, 1,
                                    g->O * map, 0, spots, lanes);
+                    for (i64 s = 0; s < n; s++) heads[s] = head_of(lanes + s * VL);
                     last = b;
                 }
                 const real *dy = job->dy + (b.b * g->O + group * g->Og + o0) * map + b.r * g->w.m + b.c;
@@ -115,6 +135,8 @@ static int correlate_items(const correlate_job *job, i64 lo, i64 hi) {
                         const i64 *lane = lanes + s * VL;
                         if (spots[s].y >= 0)
                             memcpy(out, dy + spots[s].y, VBYTES);
+                        else if (heads[s] && dy + lane[0] + VL <= end_dy)
+                            copy_head(out, dy + lane[0], heads[s]);
                         else
                             for (i64 l = 0; l < VL; l++) out[l] = lane[l] >= 0 ? dy[lane[l]] : R(0.0);
                     }

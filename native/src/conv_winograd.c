@@ -617,7 +617,8 @@ int RI_INTERNAL(conv_winograd_correlate)(const geometry *g, const real *dy, cons
     choose_tiles(job, tiles ? tiles : 96);
     i64 lines = job->B * job->rows, items = parts(g->C, all.c_part) * parts(g->O, all.o_part);
     /* Some chunks of the tiles, a power of two, so that several threads have as much to do; blocks that fill them. */
-    i64 total = lines * job->cols, most_chunks = most(1, least(parts(16, items), total / 32));
+    i64 total = lines * job->cols;
+    i64 most_chunks = least(parts(8, items), most(total / 192, least(2, total / 28)));
     for (all.chunks = 1; all.chunks * 2 <= most_chunks;) all.chunks *= 2;
     if (job->nc == 1) {
         i64 blocks = parts(parts(lines, job->lines), all.chunks) * all.chunks;

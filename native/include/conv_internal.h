@@ -190,6 +190,18 @@ static inline void from_lanes(const vec *src, i64 rows, i64 cols, real *dst, i64
     }
 }
 
+/* the lanes of v, added by halves */
+static inline __attribute__((always_inline)) real lanes_sum(vec v) {
+    real lane[LANES];
+    memcpy(lane, &v, sizeof lane);
+#pragma GCC unroll 4
+    for (int half = LANES / 2; half > 0; half /= 2) {
+#pragma GCC unroll 8
+        for (int i = 0; i < half; i++) lane[i] += lane[i + half];
+    }
+    return lane[0];
+}
+
 /* ------------------------------------------------------------------ padded copies */
 
 /* memcpy of few elements */
@@ -320,7 +332,7 @@ static inline i64 make_spots(i64 images, i64 rows, i64 cols, i64 x0, i64 x_row, 
 
 /* ------------------------------------------------------------------ the three sums, by algorithm */
 
-enum { CONV_AUTOMATIC, CONV_DIRECT, CONV_WINOGRAD, CONV_WINOGRAD_SMALL, CONV_PRODUCT };
+enum { CONV_AUTOMATIC, CONV_DIRECT, CONV_WINOGRAD, CONV_WINOGRAD_SMALL, CONV_PRODUCT, CONV_DEPTHWISE };
 
 /* y = bias + collect(x), dx = bias + spread(dy), dweight (+)= correlate(dy, x), see refimpl/ops/conv.py. bias may be
  * NULL. They return RI_OK or RI_NOMEM. */
@@ -330,6 +342,15 @@ int RI_INTERNAL(conv_direct_spread)(const geometry *g, const real *dy, const rea
                                     int threads);
 int RI_INTERNAL(conv_direct_correlate)(const geometry *g, const real *dy, const real *x, real *dweight, int accumulate,
                                        int threads);
+
+/* The same for one channel of the picture for each of the map, where conv_depthwise_possible. */
+int RI_INTERNAL(conv_depthwise_possible)(const geometry *g);
+int RI_INTERNAL(conv_depthwise_collect)(const geometry *g, const real *x, const real *weight, const real *bias, real *y,
+                                        int threads);
+int RI_INTERNAL(conv_depthwise_spread)(const geometry *g, const real *dy, const real *weight, const real *bias,
+                                       real *dx, int threads);
+int RI_INTERNAL(conv_depthwise_correlate)(const geometry *g, const real *dy, const real *x, real *dweight,
+                                          int accumulate, int threads);
 
 /* What Winograd's algorithm costs in multiply-adds for each pair of channels when the sum has a result for rows x cols
  * positions; negative where it does not apply: it may not be called then. */

@@ -1,32 +1,17 @@
 /* conv.c - convolutions, transposed convolutions and their gradients. Mirror of refimpl/ops/conv.py.
  *
- * The three sums over the taps (collect, spread, correlate) are matrix products in which one factor is never formed.
- * A block of the picture is copied once, zero-padded and split into its stride phases; what tap (c, i, j) sees at all
- * positions of the map is then that copy, shifted: X[offset[k] + position]. So the micro-kernel of a matrix product
- * runs straight over the copy with one pointer offset per k = (c, i, j), and no im2col matrix exists, neither in memory
- * nor in cache. Positions are handled a vector at a time ("spots"): along a row where rows are long enough, the last
- * vector overlapping its neighbour; across rows of the copy where they are not, then the lanes between the rows are
- * dropped.
+ * The three sums over the taps (collect, spread, correlate) each have several algorithms. This file chooses among them,
+ * by geometry and channels alone, so that the same call has the same bits on any number of threads:
  *
- *     collect    for 8 channels of the map x 3 spots:  acc[o][spot] += weight[k][o] * X[offset[k] + spot]
- *     spread     the same with the roles of picture and map exchanged, once for each stride phase of the picture: every
- *                phase meets its own subset of the taps, so that no product with an inserted zero is computed
- *     correlate  for up to 12 taps x 2 vectors of channels of the map:  acc[k][o] += X[position][k] * dy[position][o]
- *                from copies with the channels last, where the map has channels enough to fill the lanes; else, for 4
- *                channels x 6 taps (depthwise: 1 x 9), acc[o][k] += dy[o][spot] * X[offset[k] + spot], and the lanes
- *                are summed at the end
- *
- * Where rows are too short to fill vectors (maps of 14 x 14, 8 x 8, 4 x 4) collect and spread take one position of VL
- * images as a spot instead, so that no lane is idle.
+ *     direct       conv_direct.c, conv_weight.c   everything: an implicit matrix product over shifted copies
+ *     Winograd     conv_winograd.c                kernels of 3 and 5, stride 1, where fewer multiplications pay
+ *     product      here                           kernels of 1 x 1 that see each element once
+ *     depthwise    conv_depthwise.c               a channel of the picture for each of the map, stride 1
  *
  * Roofline: 2 C/groups KH KW flops for each element of the map against about one read of picture and map; from 16 or so
- * channels on the FMA units are the limit (11 loads per 24 FMAs in the inner loop of collect and spread, 10 per 16 in
- * that of correlate). Blocks are chosen so that the copy stays in the second-level cache, and weights are read once for
- * each block: with maps of 4 x 4 and 512 channels, reading and packing them is the next limit. Depthwise convolution (1
- * channel, 8 spots) is bound by loads from the first-level cache, its weight gradient by making the padded copy.
- *
- * Every element is summed in one fixed order by one thread, and the batch is split by its size for the weight gradient,
- * so results do not depend on the number of threads.
+ * channels on the multiply-add units are the limit, and what is left is to need fewer of them (Winograd: a fourth with
+ * tiles of 6 x 6 for 3 x 3 taps), to keep vectors full and not to copy twice. Winograd's sums have larger constants in
+ * their error bound (tests/strategies/conv.py), so float64 uses them only when asked.
  */
 #include "conv_internal.h"
 #include "gemm.h"
@@ -51,11 +36,11 @@ static void channel_sums(const real *dy, i64 B, i64 C, i64 plane, real *dbias, i
 
 /* ------------------------------------------------------------------ which algorithm */
 
-/* The algorithm of each sum: 0 as `choose` says, 1 direct, 2 Winograd with tiles of 6 x 6, 3 with tiles of 4 x 4 (both
- * direct where Winograd's does not apply). */
-RI_PARAMETER(conv_collect, 0, 0, 1, 2, 3, 4);
-RI_PARAMETER(conv_spread, 0, 0, 1, 2, 3, 4);
-RI_PARAMETER(conv_correlate, 0, 0, 1, 2, 3, 4);
+/* The algorithm of each sum: 0 as `choose` says; 1 direct; 2 Winograd, tiles of 6 x 6; 3 Winograd, tiles of 4 x 4;
+ * 4 product of matrices; 5 depthwise. Direct where another one does not apply. */
+RI_PARAMETER(conv_collect, 0, 0, 1, 2, 3, 4, 5);
+RI_PARAMETER(conv_spread, 0, 0, 1, 2, 3, 4, 5);
+RI_PARAMETER(conv_correlate, 0, 0, 1, 2, 3, 4, 5);
 /* Tiles of a block of Winograd's algorithm; 0: as conv_winograd.c says. */
 RI_PARAMETER(conv_tiles, 0, 0, 16, 28, 42, 56, 84, 112, 168);
 
@@ -118,6 +103,9 @@ static int product_correlate(const geometry *g, const real *dy, const real *x, r
 static int choose(const geometry *g, i64 asked, i64 rows, i64 cols) {
     if (g->B == 0 || asked == CONV_DIRECT) return CONV_DIRECT;
     if (asked == CONV_AUTOMATIC && is_product(g) && g->Cg >= 16 && g->Og >= 16) return CONV_PRODUCT;
+    if (asked == CONV_DEPTHWISE || (asked == CONV_AUTOMATIC && g->G >= 8))
+        if (RI(conv_depthwise_possible)(g)) return CONV_DEPTHWISE;
+    if (asked == CONV_DEPTHWISE) return CONV_DIRECT;
     if (asked == CONV_PRODUCT) return is_product(g) ? CONV_PRODUCT : CONV_DIRECT;
 #ifndef RI_IS_F32
     if (asked == CONV_AUTOMATIC) return CONV_DIRECT;
@@ -139,6 +127,7 @@ static int choose(const geometry *g, i64 asked, i64 rows, i64 cols) {
 static int collect(const geometry *g, const real *x, const real *weight, const real *bias, real *y, int threads) {
     int algorithm = choose(g, RI_VALUE(conv_collect), g->h.m, g->w.m);
     if (algorithm == CONV_DIRECT) return RI(conv_direct_collect)(g, x, weight, bias, y, threads);
+    if (algorithm == CONV_DEPTHWISE) return RI(conv_depthwise_collect)(g, x, weight, bias, y, threads);
     if (algorithm == CONV_PRODUCT) return product_collect(g, x, weight, bias, y, threads);
     return RI(conv_winograd_collect)(g, x, weight, bias, y, algorithm, RI_VALUE(conv_tiles), threads);
 }
@@ -146,6 +135,7 @@ static int collect(const geometry *g, const real *x, const real *weight, const r
 static int spread(const geometry *g, const real *dy, const real *weight, const real *bias, real *dx, int threads) {
     int algorithm = choose(g, RI_VALUE(conv_spread), g->h.n, g->w.n);
     if (algorithm == CONV_DIRECT) return RI(conv_direct_spread)(g, dy, weight, bias, dx, threads);
+    if (algorithm == CONV_DEPTHWISE) return RI(conv_depthwise_spread)(g, dy, weight, bias, dx, threads);
     if (algorithm == CONV_PRODUCT) return product_spread(g, dy, weight, bias, dx, threads);
     return RI(conv_winograd_spread)(g, dy, weight, bias, dx, algorithm, RI_VALUE(conv_tiles), threads);
 }
@@ -153,6 +143,7 @@ static int spread(const geometry *g, const real *dy, const real *weight, const r
 static int correlate(const geometry *g, const real *dy, const real *x, real *dweight, int accumulate, int threads) {
     int algorithm = choose(g, RI_VALUE(conv_correlate), g->h.m, g->w.m);
     if (algorithm == CONV_DIRECT) return RI(conv_direct_correlate)(g, dy, x, dweight, accumulate, threads);
+    if (algorithm == CONV_DEPTHWISE) return RI(conv_depthwise_correlate)(g, dy, x, dweight, accumulate, threads);
     if (algorithm == CONV_PRODUCT) return product_correlate(g, dy, x, dweight, accumulate, threads);
     return RI(conv_winograd_correlate)(g, dy, x, dweight, accumulate, algorithm, RI_VALUE(conv_tiles), threads);
 }

@@ -80,6 +80,7 @@ LARGE = {
     "patches": ((2, 3, 96, 96), (33, 3, 16, 16), 16, 0, 1, 1),
 }
 # The same for Winograd's algorithm: blocks of rows, of parts of a row, of images; more than one part of the channels.
+# And what the other algorithms serve.
 TILED = {
     "tiles": ((3, 64, 31, 37), (40, 64, 3, 3), 1, 1, 1, 1),
     "tiles in long rows": ((1, 17, 6, 1200), (33, 17, 3, 3), 1, (0, 2), 1, 1),
@@ -88,6 +89,11 @@ TILED = {
     "tiles, kernel of 5": ((4, 32, 15, 14), (48, 32, 5, 5), 1, 2, 1, 1),
     "tiles, dilated": ((2, 40, 33, 30), (33, 40, 3, 3), 1, (2, 3), (2, 3), 1),
     "tiles, much padding": ((2, 33, 10, 12), (20, 33, 3, 3), 1, 4, 1, 1),
+    "planes": ((3, 20, 28, 29), (20, 1, 3, 3), 1, 1, 1, 20),
+    "planes of many rows": ((2, 9, 150, 130), (9, 1, 5, 5), 1, (3, 0), (2, 1), 9),
+    "small planes": ((4, 33, 5, 7), (33, 1, 3, 3), 1, 2, 1, 33),
+    "rows as planes": ((3, 10, 1, 200), (10, 1, 1, 5), 1, (0, 2), (1, 3), 10),
+    "matrix products": ((3, 40, 9, 11), (36, 20, 1, 1), 1, 0, 1, 2),
     "tiles of one row": ((2, 48, 1, 500), (64, 48, 1, 3), 1, (0, 1), 1, 1),
 }
 LARGE |= TILED
@@ -128,7 +134,7 @@ def test_any_number_of_threads_gives_the_same_bits(case):
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("algorithm", [1, 2, 3])
+@pytest.mark.parametrize("algorithm", range(6))
 @pytest.mark.parametrize("case", TILED)
 def test_every_algorithm_stays_within_the_bound_with_the_same_bits_on_any_number_of_threads(case, algorithm, dtype):
     shape, kernel, stride, padding, dilation, groups = TILED[case]

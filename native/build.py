@@ -11,6 +11,7 @@ Environment: REFIMPL_LEVELS="v2,v3,v4" limits the levels built (a quick develope
 REFIMPL_SANITIZE=1 builds with ASan and UBSan; CC and CFLAGS as usual.
 """
 
+import hashlib
 import os
 import platform
 import re
@@ -201,44 +202,55 @@ def openmp_flag(cc):
     return ["-fopenmp"] if ok else ["-fopenmp-simd"]
 
 
-def compile_objects(cc, build_temp, openmp):
-    """Compile all kernels for all levels and dtypes, in parallel; unchanged objects are kept. Returns their paths."""
-    build_temp = Path(build_temp)
-    build_temp.mkdir(parents=True, exist_ok=True)
-    stamp = build_temp / "flags.txt"
-    common = [*compile_flags(), *openmp]
-    flags_text = " ".join([*cc, *common])
-    if not stamp.exists() or stamp.read_text() != flags_text:
-        for old in build_temp.glob("*.o"):
-            old.unlink()
-        stamp.write_text(flags_text)
-    newest_header = max(p.stat().st_mtime for p in [*INCLUDE.glob("*.h"), Path(__file__)])
+def digest(*parts):
+    """A short name for these bytes and texts."""
+    state = hashlib.sha256()
+    for part in parts:
+        state.update(part if isinstance(part, bytes) else part.encode())
+        state.update(b"\0")
+    return state.hexdigest()[:12]
 
-    jobs = [(SRC / f"{name}.c", build_temp / f"{name}.o", []) for name in UNTYPED]
+
+def compile_objects(cc, openmp, folder=HERE.parent / "build" / "kernels"):
+    """Compile all kernels for all levels and dtypes, in parallel. Returns the paths of the objects.
+
+    An object's name holds a hash of its source, all headers, the compiler and its flags, so it is compiled once,
+    however often the package is built from this tree (`pip install` uses a fresh folder each time).
+    """
+    common = [*compile_flags(), *openmp]
+    version = subprocess.run([*cc, "--version"], capture_output=True, text=True, check=True).stdout
+    headers = digest(version, " ".join([*cc, *common]), *(p.read_bytes() for p in sorted(INCLUDE.glob("*.h"))))
+    folder = Path(folder) / ("sanitize" if sanitizing() else "plain")
+    folder.mkdir(parents=True, exist_ok=True)
+
+    jobs = [(SRC / f"{name}.c", name, []) for name in UNTYPED]
     for source in typed_sources():
         for level, (_, march) in levels().items():
             for dtype, c_type in DTYPES.items():
                 defines = [f"-DRI_REAL={c_type}", f"-DRI_SUFFIX={dtype}_{level}", f"-DRI_IS_{dtype.upper()}=1"]
-                jobs.append((source, build_temp / f"{source.stem}_{dtype}_{level}.o", [*march, *defines]))
+                jobs.append((source, f"{source.stem}_{dtype}_{level}", [*march, *defines]))
 
     def compile_one(job):
-        source, target, extra = job
-        if target.exists() and target.stat().st_mtime > max(newest_header, source.stat().st_mtime):
-            return
-        partial = target.with_suffix(".tmp")
+        source, name, extra = job
+        target = folder / f"{name}-{digest(headers, ' '.join(extra), source.read_bytes())}.o"
+        if target.exists():
+            return str(target)
+        partial = target.with_suffix(f".{os.getpid()}.tmp")
         done = subprocess.run(
             [*cc, *common, *extra, "-c", str(source), "-o", str(partial)], capture_output=True, text=True, check=False
         )
         if done.stderr:
             print(done.stderr, file=sys.stderr)
         if done.returncode:
-            raise RuntimeError(f"compiling {source.name} for {target.stem} failed:\n{done.stderr[-2000:]}")
+            raise RuntimeError(f"compiling {source.name} for {name} failed:\n{done.stderr[-2000:]}")
+        for old in folder.glob(f"{name}-*.o"):
+            old.unlink(missing_ok=True)
         partial.replace(target)
+        return str(target)
 
     jobs.sort(key=lambda job: -job[0].stat().st_size)  # the longest first
     with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
-        list(pool.map(compile_one, jobs))
-    return [str(target) for _, target, _ in jobs]
+        return list(pool.map(compile_one, jobs))
 
 
 def make_ffi():

@@ -26,18 +26,26 @@ from refimpl.backends import (
 # Loaded on first use (PEP 562): name -> module
 _LAZY = {
     "BackpropClassifier": "refimpl.baselines",
+    "BackpropGNN": "refimpl.baselines",
+    "BackpropLinks": "refimpl.baselines",
     "BackpropRegressor": "refimpl.baselines",
     "ChainClassifier": "refimpl.baselines",
     "ForwardForwardClassifier": "refimpl.baselines",
     "UnrolledFlowClassifier": "refimpl.baselines",
+    "ForwardGNN": "refimpl.methods.graph.forward_gnn",
+    "ForwardGNNLinks": "refimpl.methods.graph.forward_gnn",
     "NoProp": "refimpl.methods.local.noprop",
 }
 
 __all__ = [
     "BackpropClassifier",
+    "BackpropGNN",
+    "BackpropLinks",
     "BackpropRegressor",
     "ChainClassifier",
     "ForwardForwardClassifier",
+    "ForwardGNN",
+    "ForwardGNNLinks",
     "NoProp",
     "UnrolledFlowClassifier",
     "__version__",

@@ -148,10 +148,13 @@ static void pack_transposed(const real *a, i64 n, i64 columns, real factor, i64 
     }
 }
 
-/* a (n x columns) = factor t^T */
-static void unpack_transposed(const real *t, i64 n, i64 columns, real factor, i64 width, real *a) {
+/* a (n x columns) = or += factor t^T */
+static void unpack_transposed(const real *t, i64 n, i64 columns, real factor, i64 width, int adding, real *a) {
     for (i64 i = 0; i < n; i++)
-        for (i64 c = 0; c < columns; c++) a[i * columns + c] = factor * t[c * width + i];
+        for (i64 c = 0; c < columns; c++) {
+            const real old = adding ? a[i * columns + c] : R(0.0);
+            a[i * columns + c] = old + factor * t[c * width + i];
+        }
 }
 
 /* ------------------------------------------------------------------------------------------------ what a row sees */
@@ -164,12 +167,13 @@ struct problem {
     real scale;
     i64 B, H, G, T, S, D, E;
     i64 rows;         /* query rows of one key head: T H / G */
+    i64 keys;         /* keys that lie in memory for a head, S of them in use */
     i64 lanes, other; /* the sides of a tile of scores */
 };
 
 static struct problem describe(const real *q, const real *k, const real *v, const real *mask, i64 mask_B, i64 mask_H,
                                i64 mask_T, i64 mask_S, const uint8_t *padding, int causal, double scale, i64 B, i64 H,
-                               i64 G, i64 T, i64 S, i64 D, i64 E, i64 lanes, i64 other) {
+                               i64 G, i64 T, i64 S, i64 D, i64 E, i64 keys, i64 lanes, i64 other) {
     struct problem p = {.q = q, .k = k, .v = v, .mask = mask, .padding = padding, .causal = causal};
     p.mask_b = mask_B > 1 ? mask_H * mask_T * mask_S : 0;
     p.mask_h = mask_H > 1 ? mask_T * mask_S : 0;
@@ -177,7 +181,7 @@ static struct problem describe(const real *q, const real *k, const real *v, cons
     p.mask_s = mask_S > 1 ? 1 : 0;
     p.scale = (real)scale;
     p.B = B, p.H = H, p.G = G, p.T = T, p.S = S, p.D = D, p.E = E;
-    p.rows = H / G * T;
+    p.rows = H / G * T, p.keys = keys;
     p.lanes = lanes, p.other = other;
     return p;
 }
@@ -236,7 +240,7 @@ static void forward_tile(const struct problem *p, i64 bg, i64 r0, i64 n, real *s
     for (i64 j0 = 0; j0 < end; j0 += p->other) {
         i64 bk = smaller(p->other, end - j0);
         if (padding && memchr(padding + j0, 0, (size_t)bk) == NULL) continue; /* all of them hidden */
-        product(bk, D, width, p->k + (bg * S + j0) * D, D, 1, qT, width, s, width, 0);
+        product(bk, D, width, p->k + (bg * p->keys + j0) * D, D, 1, qT, width, s, width, 0);
         if (p->mask) add_mask(p, bg, r0, n, j0, bk, width, s);
         if (padding) {
             for (i64 j = 0; j < bk; j++)
@@ -284,7 +288,7 @@ static void forward_tile(const struct problem *p, i64 bg, i64 r0, i64 n, real *s
                 for (i64 i = 0; i < width; i++) yT[e * width + i] *= fix[i];
             }
         }
-        product(E, bk, width, p->v + (bg * S + j0) * E, 1, E, s, width, yT, width, 1);
+        product(E, bk, width, p->v + (bg * p->keys + j0) * E, 1, E, s, width, yT, width, 1);
     }
 
     /* y = y / sum, lse = m + log(sum); a row that sees no key has sum 0: y = 0, lse = -inf */
@@ -314,7 +318,7 @@ static void forward_few(const struct problem *p, i64 bg, i64 r0, i64 n, real *y,
             const real *mask = p->mask ? mask_row(p, bg, r) + j0 * p->mask_s : NULL;
             real top = max;
             for (i64 j = 0; j < bk; j++) {
-                const real *k = p->k + (bg * S + j0 + j) * D;
+                const real *k = p->k + (bg * p->keys + j0 + j) * D;
                 real dot = R(0.0);
 #pragma omp simd reduction(+ : dot)
                 for (i64 d = 0; d < D; d++) dot += q[d] * k[d];
@@ -335,7 +339,7 @@ static void forward_few(const struct problem *p, i64 bg, i64 r0, i64 n, real *y,
 #pragma omp simd
             for (i64 e = 0; e < E; e++) out[e] *= fix;
             for (i64 j = 0; j < bk; j++) {
-                const real *v = p->v + (bg * S + j0 + j) * E, w = s[j];
+                const real *v = p->v + (bg * p->keys + j0 + j) * E, w = s[j];
 #pragma omp simd
                 for (i64 e = 0; e < E; e++) out[e] += w * v[e];
             }
@@ -356,11 +360,11 @@ static void forward_rows(const struct problem *p, i64 bg, i64 r0, real *scratch,
 
 int RI(attention)(const real *q, const real *k, const real *v, const real *mask, i64 mask_B, i64 mask_H, i64 mask_T,
                   i64 mask_S, const uint8_t *padding, int causal, double scale, i64 B, i64 H, i64 G, i64 T, i64 S,
-                  i64 D, i64 E, real *y, real *lse, int threads) {
+                  i64 D, i64 E, i64 rows, real *y, real *lse, int threads) {
     if (B == 0 || H == 0 || T == 0) return RI_OK;
     if (G < 1 || H % G) return RI_BADARG;
     const struct problem p = describe(q, k, v, mask, mask_B, mask_H, mask_T, mask_S, padding, causal, scale, B, H, G, T,
-                                      S, D, E, RI_VALUE(attention_queries), RI_VALUE(attention_keys));
+                                      S, D, E, rows, RI_VALUE(attention_queries), RI_VALUE(attention_keys));
     const i64 tiles = (p.rows + p.lanes - 1) / p.lanes, tasks = B * G * tiles;
     int team = (int)smaller(team_for(&p, 2, threads), tasks);
     if (team == 1) {
@@ -392,6 +396,8 @@ int RI(attention)(const real *q, const real *k, const real *v, const real *mask,
 struct gradients {
     const real *dy, *lse, *delta;
     real *dq, *dk, *dv;
+    i64 keys; /* keys that lie in memory for a head of dk and dv */
+    int adding;
 };
 
 /* A tile of keys: scale k^T (D x W), v^T (E x W), scale k (W x D rounded up), and which of its lanes are hidden */
@@ -416,10 +422,10 @@ static struct keys keys_at(const struct problem *p, i64 tile, real *memory) {
 
 static void pack_keys(const struct problem *p, i64 bg, const struct keys *t) {
     const i64 D = p->D, E = p->E, padded = round_up(D);
-    const real *k = p->k + (bg * p->S + t->j0) * D;
+    const real *k = p->k + (bg * p->keys + t->j0) * D;
     const uint8_t *padding = p->padding ? p->padding + bg / p->G * p->S + t->j0 : NULL;
     pack_transposed(k, t->n, D, p->scale, t->width, t->kT);
-    pack_transposed(p->v + (bg * p->S + t->j0) * E, t->n, E, R(1.0), t->width, t->vT);
+    pack_transposed(p->v + (bg * p->keys + t->j0) * E, t->n, E, R(1.0), t->width, t->vT);
     for (i64 j = 0; j < t->n; j++) {
         for (i64 d = 0; d < D; d++) t->k[j * padded + d] = p->scale * k[j * D + d];
         for (i64 d = D; d < padded; d++) t->k[j * padded + d] = R(0.0);
@@ -495,8 +501,8 @@ static void backward_keys(const struct problem *p, const struct gradients *g, i6
             for (i64 d = 0; d < D; d++) dq[d] += part[d];
         }
     }
-    unpack_transposed(b->dkT, t->n, D, p->scale, width, g->dk + (bg * p->S + t->j0) * D);
-    unpack_transposed(b->dvT, t->n, E, R(1.0), width, g->dv + (bg * p->S + t->j0) * E);
+    unpack_transposed(b->dkT, t->n, D, p->scale, width, g->adding, g->dk + (bg * g->keys + t->j0) * D);
+    unpack_transposed(b->dvT, t->n, E, R(1.0), width, g->adding, g->dv + (bg * g->keys + t->j0) * E);
 }
 
 /* dq of one block of rows from all tiles of keys, which lie packed one after the other */
@@ -539,12 +545,13 @@ static void row_deltas(const real *dy, const real *y, i64 lo, i64 hi, i64 E, rea
 
 int RI(attention_backward)(const real *dy, const real *q, const real *k, const real *v, const real *y, const real *lse,
                            const real *mask, i64 mask_B, i64 mask_H, i64 mask_T, i64 mask_S, const uint8_t *padding,
-                           int causal, double scale, i64 B, i64 H, i64 G, i64 T, i64 S, i64 D, i64 E, real *dq,
-                           real *dk, real *dv, int threads) {
+                           int causal, double scale, i64 B, i64 H, i64 G, i64 T, i64 S, i64 D, i64 E, i64 rows,
+                           i64 drows, int adding, real *dq, real *dk, real *dv, int threads) {
     if (B == 0 || G == 0) return RI_OK;
     if (G < 1 || H % G) return RI_BADARG;
-    const struct problem p = describe(q, k, v, mask, mask_B, mask_H, mask_T, mask_S, padding, causal, scale, B, H, G, T,
-                                      S, D, E, RI_VALUE(attention_backward_keys), RI_VALUE(attention_backward_queries));
+    const struct problem p =
+        describe(q, k, v, mask, mask_B, mask_H, mask_T, mask_S, padding, causal, scale, B, H, G, T, S, D, E, rows,
+                 RI_VALUE(attention_backward_keys), RI_VALUE(attention_backward_queries));
     const i64 pairs = B * G, tiles = (S + p.lanes - 1) / p.lanes, blocks = (p.rows + p.other - 1) / p.other,
               all_rows = B * H * T;
     const size_t scratch_bytes = sizeof(real) * (keys_reals(&p) + bench_reals(&p));
@@ -560,7 +567,8 @@ int RI(attention_backward)(const real *dy, const real *q, const real *k, const r
         free(packed);
         return RI_NOMEM;
     }
-    const struct gradients g = {.dy = dy, .lse = lse, .delta = delta, .dq = dq, .dk = dk, .dv = dv};
+    const struct gradients g = {
+        .dy = dy, .lse = lse, .delta = delta, .dq = dq, .dk = dk, .dv = dv, .keys = drows, .adding = adding};
     int status = RI_OK;
 
     if (team == 1) {

@@ -38,6 +38,7 @@ _LAZY = {
     "ForwardGNN": "refimpl.methods.graph.forward_gnn",
     "ForwardGNNLinks": "refimpl.methods.graph.forward_gnn",
     "NoProp": "refimpl.methods.local.noprop",
+    "trace": "refimpl.lab.trace",
 }
 
 __all__ = [
@@ -60,6 +61,7 @@ __all__ = [
     "ops",
     "set_backend",
     "set_num_threads",
+    "trace",
 ]
 
 

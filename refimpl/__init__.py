@@ -29,19 +29,27 @@ from refimpl.backends import (
 # Loaded on first use (PEP 562): name -> module
 _LAZY = {
     "BackpropClassifier": "refimpl.baselines",
+    "BackpropGNN": "refimpl.baselines",
+    "BackpropLinks": "refimpl.baselines",
     "BackpropRegressor": "refimpl.baselines",
     "ChainClassifier": "refimpl.baselines",
     "ForwardForwardClassifier": "refimpl.baselines",
     "UnrolledFlowClassifier": "refimpl.baselines",
+    "ForwardGNN": "refimpl.methods.graph.forward_gnn",
+    "ForwardGNNLinks": "refimpl.methods.graph.forward_gnn",
     "NoProp": "refimpl.methods.local.noprop",
     "trace": "refimpl.lab.trace",
 }
 
 __all__ = [
     "BackpropClassifier",
+    "BackpropGNN",
+    "BackpropLinks",
     "BackpropRegressor",
     "ChainClassifier",
     "ForwardForwardClassifier",
+    "ForwardGNN",
+    "ForwardGNNLinks",
     "NoProp",
     "UnrolledFlowClassifier",
     "__version__",

@@ -12,7 +12,7 @@ from refimpl import cli, methods
 from refimpl.backends import native, wisdom
 from tests.lab import fake
 
-COMMANDS = ("list", "info", "run", "claims", "bench", "tune", "doctor", "data")
+COMMANDS = ("list", "info", "run", "claims", "bench", "tune", "doctor", "tutorial", "data")
 ROOT = Path(__file__).resolve().parents[1]
 
 

@@ -3,6 +3,8 @@
     with style.use():
         figure = style.figure(height=1.5)
 
+    style.apply()        # in a notebook: from here on
+
 Colours are Okabe and Ito's (2008), which people with the common colour blindnesses can tell apart; lines may differ in
 dashes too (`DASHES`), so that a grey print stays readable. Figures have an opaque, slightly warm paper of their own
 with dark ink: they read the same on a dark page and on a light one.
@@ -14,7 +16,19 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-__all__ = ["BASELINE", "DASHES", "INK", "MUTED", "PALETTE", "PAPER", "colour", "figure", "percent_axis", "use"]
+__all__ = [
+    "BASELINE",
+    "DASHES",
+    "INK",
+    "MUTED",
+    "PALETTE",
+    "PAPER",
+    "apply",
+    "colour",
+    "figure",
+    "percent_axis",
+    "use",
+]
 
 PAPER, INK, MUTED, GRID = "#fdfcf9", "#22252b", "#6b6f76", "#dedbd2"
 # blue, vermilion, green, orange, purple, sky, olive, ink
@@ -77,6 +91,13 @@ def use() -> Iterator[None]:
 
     with matplotlib.rc_context(_settings()):
         yield
+
+
+def apply() -> None:
+    """matplotlib in our style from here on: for notebooks, where pyplot draws."""
+    import matplotlib
+
+    matplotlib.rcParams.update(_settings())
 
 
 def figure(width: float = 1.0, height: float = 1.0) -> Any:

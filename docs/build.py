@@ -1,0 +1,54 @@
+"""`make docs`: write every page that can be written from the library itself, then let Sphinx build the site.
+
+    python docs/build.py                  into build/docs/html, warnings are errors
+    python docs/build.py --quick          tutorials in quick mode: for a look at pages, not for publication
+    python docs/build.py --check-links    every external link of the site is asked for, too (needs the network)
+
+Pages come from three places: docs/*.md as they stand, tutorials/*.md (executed), and generate/, which reads the
+registries, sources and published results. All are put together in build/docs/source, so that the source tree stays clean.
+"""
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parent
+BUILD = ROOT / "build" / "docs"
+sys.path[:0] = [str(HERE), str(ROOT)]
+
+from generate import links, pages
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="tutorials in quick mode")
+    parser.add_argument("--check-links", action="store_true", help="ask for external links, too")
+    options = parser.parse_args()
+    started = time.perf_counter()
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "REFIMPL_WISDOM": "off"}
+    if options.quick:
+        environment["REFIMPL_TUTORIAL_QUICK"] = "1"
+    source = BUILD / "source"
+    shutil.rmtree(source, ignore_errors=True)
+    pages.write(ROOT, source)
+    print(f"pages written, {time.perf_counter() - started:.0f} s", flush=True)
+    for builder in ("html", *(["linkcheck"] if options.check_links else [])):
+        strict = ["-W", "--keep-going", "-n"]
+        command = [sys.executable, "-m", "sphinx", "-q", "-b", builder, *strict, "-c", str(HERE), "-d", str(BUILD / "doctrees")]
+        done = subprocess.run([*command, str(source), str(BUILD / builder)], env=environment)
+        if done.returncode:
+            return done.returncode
+    broken = links.broken(BUILD / "html")
+    for message in broken:
+        print(message, file=sys.stderr)
+    print(f"{BUILD / 'html' / 'index.html'}, {time.perf_counter() - started:.0f} s")
+    return 1 if broken else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,6 +1,7 @@
 """Sphinx configuration. `docs/build.py` writes the pages and calls Sphinx."""
 
 import importlib.util
+import shutil
 import sys
 from pathlib import Path
 
@@ -19,7 +20,7 @@ extensions = ["myst_nb", "sphinx_design", "sphinx_copybutton", "sphinx.ext.mathj
 myst_enable_extensions = ["amsmath", "attrs_block", "attrs_inline", "colon_fence", "deflist", "dollarmath"]
 myst_heading_anchors = 3
 myst_links_external_new_tab = False
-suppress_warnings = ["config.cache"]
+suppress_warnings = ["config.cache", "ref.python"]  # the latter: types in signatures that two modules have
 nitpick_ignore_regex = [("py:.*", r".*")]  # types in signatures; links of the prose are checked by generate/links.py
 exclude_patterns = ["parts/**"]
 
@@ -69,7 +70,7 @@ def _copy_files(app, error):
         copy_asset(_mathjax / "tex-svg-full.js", Path(app.outdir) / "_static" / "mathjax")
         for folder in ("_images", "traces"):  # what only HTML refers to: thumbnails, step-through pages
             if (Path(app.srcdir) / folder).is_dir():
-                copy_asset(Path(app.srcdir) / folder, Path(app.outdir) / folder)
+                shutil.copytree(Path(app.srcdir) / folder, Path(app.outdir) / folder, dirs_exist_ok=True)
 
 
 def setup(app):

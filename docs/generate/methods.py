@@ -68,7 +68,7 @@ def _gallery(root: Path, out: Path, found: list) -> str:
 
 
 FAMILIES = {
-    "local": "Local learning: without back-propagation through everything",
+    "local": "Local learning",
     "spiking": "Spiking networks",
     "efficient": "Training with less memory",
     "graph": "Graphs",
@@ -123,7 +123,7 @@ def _thumbnail(root: Path, out: Path, slug: str, results: Mapping[str, Any] | No
         return None
     best = None
     for entry in results["claims"]:
-        name = _drawn(out, slug, entry, f"thumbnail-{slug}.png", 0.75, 0.78)
+        name = _drawn(out, slug, entry, f"thumbnail-{slug}.png", 0.8, 0.8)
         best = name or best
         if name and _is_curve(slug, entry):
             break

@@ -14,6 +14,28 @@ from generate import charts, text
 from refimpl.backends import operations
 
 BACK = "_backward"
+TITLES = {
+    "activation": "Activations",
+    "conv": "Convolutions",
+    "denoise": "Label denoising",
+    "embedding": "Embeddings and dropout",
+    "loss": "Losses",
+    "matmul": "Matrix products",
+    "norm": "Normalisation",
+    "pool": "Pooling",
+    "recurrent": "Recurrent networks",
+    "reduce": "Reductions",
+    "rotary": "Rotary positions",
+    "segment": "Segments",
+    "sparse": "Sparse products",
+    "spiking": "Spiking neurons",
+    "update": "Updates",
+    "upsample": "Enlarging maps",
+}
+
+
+def title(family: str) -> str:
+    return TITLES.get(family, family.capitalize())
 
 
 def families() -> dict[str, list[str]]:
@@ -74,7 +96,7 @@ def _module(family: str) -> Any:
 
 
 def _family(root: Path, out: Path, family: str, names: list[str], bench: Mapping[str, Any] | None) -> str:
-    parts = [f"# {family.capitalize()}", text.prose(_module(family).__doc__)]
+    parts = [f"# {title(family)}", text.prose(_module(family).__doc__)]
     parts.append("```{toctree}\n:hidden:\n\n" + "\n".join(page(n) for n in names) + "\n```")
     every = operations()
     rows = [
@@ -105,7 +127,7 @@ def _forward(name: str) -> str:
 def _page(root: Path, family: str, name: str, bounds: Mapping[str, str], bench: Mapping[str, Any] | None) -> str:
     every = operations()
     pair = [n for n in (name, name + BACK) if n in every]
-    parts = [f"# {name}", '<span class="wide-page"></span>']
+    parts = [f"---\nhide-toc: true\n---\n# {name}", '<span class="wide-page"></span>']
     file = f"{every[name].numpy.__module__.replace('.', '/')}.py"
     kernels = {n: _kernels(family, n) for n in pair}
     c_file = f", C in `native/src/{_c_file(kernels[name])}`" if any(kernels[name]) and _c_file(kernels[name]) else ""
@@ -156,12 +178,22 @@ def _bounds() -> dict[str, str]:
 
 
 def _bodies(op: Any, kernels: list[str]) -> str:
-    code = inspect.getsource(op.numpy)
+    code = _without_docstring(inspect.getsource(op.numpy))
     numpy = f":::{{container}} body\nNumPy\n\n```python\n{code.rstrip()}\n```\n:::"
     in_c = c_source(kernels)
     if not in_c:
         return f"::::{{container}} bodies\n{numpy}\n\n:::{{container}} body\nC\n\nNo body in C: NumPy serves every backend.\n:::\n::::"
     return f"::::{{container}} bodies\n{numpy}\n\n:::{{container}} body\nC, `native/src/{_c_file(kernels)}`\n\n```c\n{in_c.rstrip()}\n```\n:::\n::::"
+
+
+def _without_docstring(code: str) -> str:
+    """The docstring stands on the page already."""
+    function = ast.parse(code).body[0]
+    first = function.body[0]  # type: ignore[attr-defined]
+    if not (isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant) and isinstance(first.value.value, str)):
+        return code
+    lines = code.split("\n")
+    return "\n".join(lines[: first.lineno - 1] + lines[first.end_lineno :])
 
 
 # ---------------------------------------------------------------- finding the C body

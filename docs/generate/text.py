@@ -18,7 +18,10 @@ def _equation(paragraph: str) -> bool:
     """Lines that are formulas, not sentences: they have an equality sign near their beginning and do not end like one."""
     lines = paragraph.split("\n")
     first = re.match(r"[^=≤]{1,40}[=≤] ", lines[0])
-    return bool(first) and not paragraph.rstrip().endswith((".", ":")) and len(lines) <= 4 and "`" not in paragraph
+    words = re.findall(r"[a-z]{3,}", re.sub(r"\b(exp|log|sqrt|tanh|mean|max|min|softmax|sigmoid|floor|bias|gain|slope|alpha|weight)\b", "", paragraph))
+    short = paragraph.rstrip().endswith(".") and len(lines) == 1 and len(words) <= 2
+    ended = paragraph.rstrip().endswith((".", ":"))
+    return bool(first) and (short or not ended) and len(lines) <= 4 and "`" not in paragraph
 
 
 def prose(doc: str | None) -> str:

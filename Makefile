@@ -4,6 +4,7 @@
 # For developers:
 #   make check      format, lint, types      make peers      against PyTorch (installs it)
 #   make sanitize   the C core under ASan and UBSan       make wheel      wheel and sdist, tried in a fresh environment
+#   make docs       the site, tutorials executed, into build/docs/html    make docs-links   its external links, too
 #   make clean
 
 PYTHON ?= python3
@@ -14,7 +15,7 @@ NATIVE := setup.py pyproject.toml $(wildcard native/*.py native/src/*.c native/i
 # quiet pip: its own version and location notices say nothing about refimpl
 PIP := $(BIN)/python -m pip install -q --disable-pip-version-check
 
-.PHONY: demo test check peers sanitize wheel clean bench
+.PHONY: demo test check peers sanitize wheel clean bench docs docs-links
 
 # One thread for both paths: the images are so small that a second one does not help.
 demo: $(VENV)/built
@@ -53,6 +54,12 @@ wheel: $(VENV)/tested
 	cd build/wheel-try && bin/refimpl doctor && REFIMPL_ISA=v2 bin/refimpl run noprop --quick
 	@ls -l dist
 
+docs: $(VENV)/documented
+	$(BIN)/python docs/build.py
+
+docs-links: $(VENV)/documented
+	$(BIN)/python docs/build.py --check-links
+
 bench: $(VENV)/built
 	$(BIN)/refimpl bench
 
@@ -72,6 +79,10 @@ $(VENV)/tested: $(VENV)/built
 
 $(VENV)/checked: $(VENV)/built
 	$(PIP) -e '.[check]'
+	@touch $@
+
+$(VENV)/documented: $(VENV)/built
+	$(PIP) -e '.[docs]'
 	@touch $@
 
 clean:

@@ -5,7 +5,7 @@
     python docs/build.py --check-links    every external link of the site is asked for, too (needs the network)
 
 Pages come from three places: docs/*.md as they stand, tutorials/*.md (executed), and generate/, which reads the
-registries, sources and published results. All are put together in build/docs/source, so that the source tree stays clean.
+registries, sources and published results. All are put together in build/docs/source: the source tree stays clean.
 """
 
 import argparse
@@ -16,12 +16,14 @@ import sys
 import time
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+from generate import links, pages
+
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
 BUILD = ROOT / "build" / "docs"
-sys.path[:0] = [str(HERE), str(ROOT)]
-
-from generate import links, pages
 
 
 def main() -> int:
@@ -39,7 +41,19 @@ def main() -> int:
     print(f"pages written, {time.perf_counter() - started:.0f} s", flush=True)
     for builder in ("html", *(["linkcheck"] if options.check_links else [])):
         strict = ["-W", "--keep-going", "-n"]
-        command = [sys.executable, "-m", "sphinx", "-q", "-b", builder, *strict, "-c", str(HERE), "-d", str(BUILD / "doctrees")]
+        command = [
+            sys.executable,
+            "-m",
+            "sphinx",
+            "-q",
+            "-b",
+            builder,
+            *strict,
+            "-c",
+            str(HERE),
+            "-d",
+            str(BUILD / "doctrees"),
+        ]
         done = subprocess.run([*command, str(source), str(BUILD / builder)], env=environment)
         if done.returncode:
             return done.returncode

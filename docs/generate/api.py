@@ -31,7 +31,11 @@ def public(module: Any) -> list[str]:
     """Public names of a module, as it declares them, else those it defines."""
     if hasattr(module, "__all__"):
         return list(module.__all__)
-    own = [n for n, v in vars(module).items() if not n.startswith("_") and getattr(v, "__module__", None) == module.__name__]
+    own = [
+        n
+        for n, v in vars(module).items()
+        if not n.startswith("_") and getattr(v, "__module__", None) == module.__name__
+    ]
     return own
 
 
@@ -74,7 +78,10 @@ def _module(name: str, own: list[str], seen: dict[int, str], inner: list[str]) -
     module = importlib.import_module(name)
     parts = [f"# {name}", f"```{{py:module}} {name}\n```", text.prose(module.__doc__)]
     if name == "refimpl.ops":
-        rows = [(family, ", ".join(f"{{func}}`{n} <refimpl.ops.{n}>`" for n in names)) for family, names in op_pages.families().items()]
+        rows = [
+            (family, ", ".join(f"{{func}}`{n} <refimpl.ops.{n}>`" for n in names))
+            for family, names in op_pages.families().items()
+        ]
         parts.append("Each has a page with equation, gradient and both bodies.")
         parts.append(text.table(("family", "operations"), rows))
         return "\n\n".join(parts) + "\n"
@@ -107,7 +114,9 @@ def _entry(module: str, name: str, value: Any) -> str:
     if inspect.isroutine(value):
         return _directive("function", f"{name}{text.signature(value)}", text.prose(value.__doc__), 0, option)
     shown = repr(value)
-    return _directive("data", name, f"`{shown}`" if len(shown) < 200 and "`" not in shown else type(value).__name__, 0, option)
+    return _directive(
+        "data", name, f"`{shown}`" if len(shown) < 200 and "`" not in shown else type(value).__name__, 0, option
+    )
 
 
 def _class(value: type) -> str:
@@ -116,7 +125,10 @@ def _class(value: type) -> str:
         doc = ""
     bases = [b.__name__ for b in value.__bases__ if b is not object and not b.__name__.startswith("_")]
     parts = [text.prose(doc), f"Bases: {', '.join(f'`{b}`' for b in bases)}" if bases else ""]
-    for owner in (value, *(b for b in value.__mro__[1:] if b.__name__.startswith("_") and b.__module__.startswith("refimpl"))):
+    for owner in (
+        value,
+        *(b for b in value.__mro__[1:] if b.__name__.startswith("_") and b.__module__.startswith("refimpl")),
+    ):
         for n, member in vars(owner).items():
             if n.startswith("_") or (owner is not value and n in vars(value)):
                 continue
@@ -125,7 +137,13 @@ def _class(value: type) -> str:
             if isinstance(member, property):
                 parts.append(_directive("property", n, text.prose(doc), 1))
             elif inspect.isroutine(bare):
-                kind = "classmethod" if isinstance(member, classmethod) else "staticmethod" if isinstance(member, staticmethod) else "method"
+                kind = (
+                    "classmethod"
+                    if isinstance(member, classmethod)
+                    else "staticmethod"
+                    if isinstance(member, staticmethod)
+                    else "method"
+                )
                 skip = not isinstance(member, staticmethod)
                 parts.append(_directive(kind, f"{n}{text.signature(bare, skip)}", text.prose(doc), 1))
     return "\n\n".join(p for p in parts if p)

@@ -27,7 +27,9 @@ def label(row: Row) -> str:
 def speed_up(figure: Any, rows: Sequence[Row]) -> None:
     """How many times as fast as NumPy (and PyTorch) the C core is, a bar a case; the interquartile range as a line."""
     ax = figure.subplots()
-    racers = [r for r in (("numpy", "NumPy", 0, ""), ("torch", "PyTorch", 3, "//")) if any(x[f"{r[0]}_s"] for x in rows)]
+    racers = [
+        r for r in (("numpy", "NumPy", 0, ""), ("torch", "PyTorch", 3, "//")) if any(x[f"{r[0]}_s"] for x in rows)
+    ]
     height = 0.8 / max(1, len(racers))
     for j, (key, name, colour, hatch) in enumerate(racers):
         for i, row in enumerate(rows):
@@ -36,16 +38,38 @@ def speed_up(figure: Any, rows: Sequence[Row]) -> None:
             ratio = row[f"{key}_s"] / row["native_s"]
             at = i + (j - (len(racers) - 1) / 2) * height
             first = i == next(n for n, r in enumerate(rows) if r[f"{key}_s"] and r["native_s"])
-            ax.barh(at, ratio, height * 0.9, color=style.colour(colour), hatch=hatch, label=f"against {name}" if first else None)
-            spread = ratio * ((row[f"{key}_iqr_s"] or 0) / row[f"{key}_s"] + (row["native_iqr_s"] or 0) / row["native_s"]) / 2
+            ax.barh(
+                at,
+                ratio,
+                height * 0.9,
+                color=style.colour(colour),
+                hatch=hatch,
+                label=f"against {name}" if first else None,
+            )
+            spread = (
+                ratio
+                * ((row[f"{key}_iqr_s"] or 0) / row[f"{key}_s"] + (row["native_iqr_s"] or 0) / row["native_s"])
+                / 2
+            )
             ax.plot([ratio - spread, ratio + spread], [at, at], color=style.INK, linewidth=1)
-            ax.annotate(f"{ratio:.1f}", (max(ratio, 1) + spread, at), xytext=(4, 0), textcoords="offset points", va="center", fontsize=8)
+            ax.annotate(
+                f"{ratio:.1f}",
+                (max(ratio, 1) + spread, at),
+                xytext=(4, 0),
+                textcoords="offset points",
+                va="center",
+                fontsize=8,
+            )
     ax.axvline(1, color=style.INK, linewidth=1.2)
     ax.set_yticks(range(len(rows)), [label(r) for r in rows], fontsize=8.5)
     ax.invert_yaxis()
     ax.set(xscale="log", xlabel="time of the other / time of the C core (longer is better; 1: equally fast)")
-    top = max((r[f"{k}_s"] / r["native_s"] for r in rows for k, *_ in racers if r[f"{k}_s"] and r["native_s"]), default=1)
-    low = min((r[f"{k}_s"] / r["native_s"] for r in rows for k, *_ in racers if r[f"{k}_s"] and r["native_s"]), default=1)
+    top = max(
+        (r[f"{k}_s"] / r["native_s"] for r in rows for k, *_ in racers if r[f"{k}_s"] and r["native_s"]), default=1
+    )
+    low = min(
+        (r[f"{k}_s"] / r["native_s"] for r in rows for k, *_ in racers if r[f"{k}_s"] and r["native_s"]), default=1
+    )
     ax.set_xlim(min(0.7, low * 0.8), max(2, top * 1.6))
     ax.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
     ax.grid(axis="y", visible=False)
@@ -89,5 +113,6 @@ def conditions(outcome: Mapping[str, Any]) -> str:
     many = f"{outcome['threads']} thread{'s' * (outcome['threads'] != 1)}"
     return (
         f"Measured on {outcome['date']} with refimpl {outcome['version']}{against}: {m['cpu']}, {m['cores']} cores, "
-        f"C core at level {m['core']}, {many}, float32. Medians; all racers in one process, in turns, on the same arrays."
+        f"C core at level {m['core']}, {many}, float32. Medians; all racers in one process, in turns, on the same "
+        "arrays."
     )

@@ -19,7 +19,12 @@ TITLES = {
     7: "the command",
 }
 # what a box is called, by module prefix; other parts are boxes under their own names
-ALIAS = {"refimpl": "import refimpl", "refimpl._native": "native/ (C)", "refimpl.__main__": "cli", "refimpl.ops.native": "ops.native"}
+ALIAS = {
+    "refimpl": "import refimpl",
+    "refimpl._native": "native/ (C)",
+    "refimpl.__main__": "cli",
+    "refimpl.ops.native": "ops.native",
+}
 
 
 def part(module: str) -> str:
@@ -58,7 +63,9 @@ def svg(targets: dict[str, str]) -> str:
     top = max(rows)
     place: dict[str, tuple[float, float, float]] = {}
     height = (top + 1) * ROW + 10
-    parts = [f'<svg viewBox="0 0 {WIDTH} {height}" role="img" aria-label="Floors of refimpl and the imports between their parts">']
+    parts = [
+        f'<svg viewBox="0 0 {WIDTH} {height}" role="img" aria-label="Floors of refimpl and the imports between them">'
+    ]
     for floor, boxes in sorted(rows.items()):
         y = (top - floor) * ROW + 8
         title = escape(TITLES.get(floor, ""))
@@ -76,10 +83,9 @@ def svg(targets: dict[str, str]) -> str:
             continue
         x1, y1, x2, y2 = xa + wa / 2, ya + 38, xb + wb / 2, yb
         bend = (y2 - y1) * 0.5
-        parts.append(
-            f'<path class="edge" stroke-width="{1 + min(3.0, n / 8):.1f}" d="M{x1:.0f},{y1:.0f} C{x1:.0f},{y1 + bend:.0f} '
-            f'{x2:.0f},{y2 - bend:.0f} {x2:.0f},{y2:.0f}"><title>{escape(a)} imports {escape(b)}: {n}</title></path>'
-        )
+        line = f"M{x1:.0f},{y1:.0f} C{x1:.0f},{y1 + bend:.0f} {x2:.0f},{y2 - bend:.0f} {x2:.0f},{y2:.0f}"
+        told = f"<title>{escape(a)} imports {escape(b)}: {n}</title>"
+        parts.append(f'<path class="edge" stroke-width="{1 + min(3.0, n / 8):.1f}" d="{line}">{told}</path>')
     for box, (x, y, w) in place.items():
         below = sorted(b for (a, b) in edges if a == box)
         many = f"{size[box]} module{'s' * (size[box] != 1)}" if size[box] else "kernels"
@@ -99,5 +105,18 @@ def _wide(box: str) -> int:
 
 
 def _order(box: str) -> tuple:
-    first = ("data", "nn", "optim", "record", "estimator", "models", "baselines", "methods", "viz", "import refimpl", "ops", "ops.native")
+    first = (
+        "data",
+        "nn",
+        "optim",
+        "record",
+        "estimator",
+        "models",
+        "baselines",
+        "methods",
+        "viz",
+        "import refimpl",
+        "ops",
+        "ops.native",
+    )
     return (first.index(box) if box in first else len(first), box)

@@ -43,7 +43,12 @@ def broken(site: Path) -> list[str]:
                 found.append(f"{where}: {target} has no such anchor")
     for file in pages:
         text = file.read_text(encoding="utf-8")
-        for piece in ('<script src="http', '<script async="async" src="http', '<link rel="stylesheet" href="http', '<img src="http'):
+        for piece in (
+            '<script src="http',
+            '<script async="async" src="http',
+            '<link rel="stylesheet" href="http',
+            '<img src="http',
+        ):
             if piece in text:
                 found.append(f"{file.relative_to(site)}: loads something from the network ({piece})")
     return found

@@ -48,8 +48,8 @@ def _gallery(root: Path, out: Path, found: list) -> str:
         "---",
         "# Methods",
         "",
-        "One card a paper: what it says, what was measured here, how to run it. Also as a table: {doc}`all claims and their "
-        "verdicts <../results>`.",
+        "One card a paper: what it says, what was measured here, how to run it. Also as a table: {doc}`all claims and "
+        "their verdicts <../results>`.",
         "",
         "```{toctree}",
         ":hidden:",
@@ -82,9 +82,10 @@ def _card(root: Path, out: Path, slug: str, module: Any) -> str:
     picture = _thumbnail(root, out, slug, results)
     image = f'<img src="../_images/{picture}" alt="" loading="lazy">' if picture else ""
     name = _short_name(module)
+    by = f"{_html(paper.authors[0])}{' et al.' * (len(paper.authors) > 1)}, {paper.year}"
     return (
         f'<a class="card" href="{slug}.html">{image}<div class="text"><strong>{name}</strong>'
-        f"{_html(paper.idea)}<small>{_html(paper.authors[0])}{' et al.' * (len(paper.authors) > 1)}, {paper.year} · {told}</small></div></a>"
+        f"{_html(paper.idea)}<small>{by} · {told}</small></div></a>"
     )
 
 
@@ -107,7 +108,9 @@ def _claim(slug: str, id: str) -> Any:
     return next((c for c in record.claims(slug) if c.id == id), None)
 
 
-def _drawn(out: Path, slug: str, entry: Mapping[str, Any], name: str, width: float = 1.0, height: float = 1.0) -> str | None:
+def _drawn(
+    out: Path, slug: str, entry: Mapping[str, Any], name: str, width: float = 1.0, height: float = 1.0
+) -> str | None:
     """Draw a claim's figure from its published numbers; its file name, or None where the claim draws none."""
     claim = _claim(slug, entry["id"])
     values = [m["values"] for m in entry["measured"] if m["values"]]
@@ -157,11 +160,13 @@ def _page(root: Path, out: Path, slug: str, module: Any, bench: Mapping[str, Any
     parts.append("## In the paper's order")
     parts.append(text.prose(module.__doc__))
     parts.append(
-        f"## Run it\n\n```text\nrefimpl run {slug}\nrefimpl claims {slug}\nrefimpl bench methods {slug}\nrefimpl tutorial {slug}\n```"
+        f"## Run it\n\n```text\nrefimpl run {slug}\nrefimpl claims {slug}\nrefimpl bench methods {slug}\n"
+        f"refimpl tutorial {slug}\n```"
     )
     trace = _trace(out, slug)
     if trace:
-        parts.append(f"## Step through it\n\n<a href='{trace}'>A training step, operation by operation</a>: every array, its formula and its gradient.")
+        link = f"<a href='{trace}'>A training step, operation by operation</a>"
+        parts.append(f"## Step through it\n\n{link}: every array, its formula and its gradient.")
     picture = next(iter(sorted((root / "docs" / "images").glob(f"{slug}*.png"))), None)
     if picture:
         parts.append(f"![What refimpl run {slug} draws](../images/{picture.name})")
@@ -199,13 +204,18 @@ def _claims(root: Path, out: Path, slug: str, results: Mapping[str, Any] | None)
     lines = [
         "## Claims",
         "",
-        f"Measured on {results['date']} with refimpl {results['version']}, seeds {', '.join(map(str, results['seeds']))}, "
-        f"{duration(results['seconds'])}: {m['cpu']}, {m['cores']} cores, backend {m['backend']}, {m['threads']} thread{'s' * (m['threads'] != 1)}. "
+        f"Measured on {results['date']} with refimpl {results['version']}, "
+        f"seeds {', '.join(map(str, results['seeds']))}, "
+        f"{duration(results['seconds'])}: {m['cpu']}, {m['cores']} cores, backend {m['backend']}, "
+        f"{m['threads']} thread{'s' * (m['threads'] != 1)}. "
         "Thresholds were written down before the first run.",
         "",
         text.table(
             ("claim", "data", "verdict"),
-            [(f"[{e['id']}](#{_anchor(slug, e)})", e["data"] or "-", text.verdict(e["verdict"])) for e in results["claims"]],
+            [
+                (f"[{e['id']}](#{_anchor(slug, e)})", e["data"] or "-", text.verdict(e["verdict"]))
+                for e in results["claims"]
+            ],
         ),
     ]
     for e in results["claims"]:
@@ -250,7 +260,9 @@ def _number(value: Any) -> str:
 def _notes(root: Path, slug: str) -> str:
     """The section of docs/results/README.md about this method."""
     file = root / "docs" / "results" / "README.md"
-    found = re.search(rf"^## [^\n]*{slug}\.json\n(.*?)(?=^## |\Z)", file.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+    found = re.search(
+        rf"^## [^\n]*{slug}\.json\n(.*?)(?=^## |\Z)", file.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL
+    )
     return found[1].strip() if found else ""
 
 
@@ -262,7 +274,8 @@ def _parameters(classes: list[type]) -> str:
             for p in inspect.signature(c.__init__).parameters.values()
             if p.name != "self"
         ]
-        parts.append(f"### {{class}}`{c.__name__} <{class_name(c)}>`\n\n{text.prose(c.__doc__)}\n\n{text.table(('argument', 'default'), rows)}")
+        table = text.table(("argument", "default"), rows)
+        parts.append(f"### {{class}}`{c.__name__} <{class_name(c)}>`\n\n{text.prose(c.__doc__)}\n\n{table}")
     return "## Hyper-parameters\n\n" + "\n\n".join(parts) if parts else ""
 
 
@@ -283,13 +296,22 @@ def _verdicts(root: Path, found: list) -> str:
     lines = [
         "# Verified claims",
         "",
-        "What papers say, measured again. Thresholds stand before the first run; what does not hold is published as that.",
+        "What papers say, measured again. Thresholds stand before the first run; what does not hold is published as "
+        "that.",
         "",
     ]
     rows = []
     for slug, _ in found:
         for e in (_results(root, slug) or {"claims": []})["claims"]:
             link = f"[{e['id']}](methods/{slug}.md#{_anchor(slug, e)})"
-            rows.append((f"[{slug}](methods/{slug}.md)", link, e["data"] or "-", text.verdict(e["verdict"]), text.escape(e["note"] or "")))
+            rows.append(
+                (
+                    f"[{slug}](methods/{slug}.md)",
+                    link,
+                    e["data"] or "-",
+                    text.verdict(e["verdict"]),
+                    text.escape(e["note"] or ""),
+                )
+            )
     lines.append(text.table(("method", "claim", "data", "verdict", "came out"), rows))
     return "\n".join(lines) + "\n"

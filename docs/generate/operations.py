@@ -74,8 +74,8 @@ def _index() -> str:
         "---",
         "# Operations",
         "",
-        f"The mathematics: {len(operations())} pure functions, forward and backward, each defined by a NumPy body and mirrored in C. "
-        "A page shows both bodies side by side, with the equation and where it comes from.",
+        f"The mathematics: {len(operations())} pure functions, forward and backward, each defined by a NumPy body and "
+        "mirrored in C. A page shows both bodies side by side, with the equation and where it comes from.",
         "",
         "```{toctree}",
         ":hidden:",
@@ -85,7 +85,8 @@ def _index() -> str:
         "",
     ]
     rows = [
-        (f"{{doc}}`{family}`", ", ".join(f"{{doc}}`{n} <{page(n)}>`" for n in names)) for family, names in families().items()
+        (f"{{doc}}`{family}`", ", ".join(f"{{doc}}`{n} <{page(n)}>`" for n in names))
+        for family, names in families().items()
     ]
     lines.append(text.table(("family", "operations"), rows))
     return "\n".join(lines) + "\n"
@@ -100,7 +101,11 @@ def _family(root: Path, out: Path, family: str, names: list[str], bench: Mapping
     parts.append("```{toctree}\n:hidden:\n\n" + "\n".join(page(n) for n in names) + "\n```")
     every = operations()
     rows = [
-        (f"{{doc}}`{n} <{page(n)}>`", text.escape(text.summary(every[n].numpy.__doc__)), "yes" if n + BACK in every else "-")
+        (
+            f"{{doc}}`{n} <{page(n)}>`",
+            text.escape(text.summary(every[n].numpy.__doc__)),
+            "yes" if n + BACK in every else "-",
+        )
         for n in names
     ]
     parts.append(text.table(("operation", "", "gradient"), rows))
@@ -134,16 +139,15 @@ def _page(root: Path, family: str, name: str, bounds: Mapping[str, str], bench: 
     parts.append(f"Family {{doc}}`{family}`. NumPy in `{file}`{c_file}.")
     for n in pair:
         parts.append("## Definition" if n == name else "## Gradient")
-        parts.append(
-            f"````{{py:function}} {n}{text.signature(every[n].numpy)}\n:module: refimpl.ops\n\n{text.prose(every[n].numpy.__doc__)}\n````"
-        )
+        head = f"````{{py:function}} {n}{text.signature(every[n].numpy)}\n:module: refimpl.ops"
+        parts.append(f"{head}\n\n{text.prose(every[n].numpy.__doc__)}\n````")
     derivation = _derivation(root, family, name)
     if derivation:
         parts.append(f"## Derivation\n\n{derivation}")
     parts.append("## The two bodies")
     parts.append(
-        "The NumPy body is the definition; tests hold the C body equal to it within an error bound. In C, `real` is float or double, "
-        "`RI(name)` the kernel's name for that type and instruction set."
+        "The NumPy body is the definition; tests hold the C body equal to it within an error bound. In C, `real` is "
+        "float or double, `RI(name)` the kernel's name for that type and instruction set."
     )
     for n in pair:
         if len(pair) > 1:
@@ -163,7 +167,9 @@ def _derivation(root: Path, family: str, name: str) -> str:
     file = root / "docs" / "maths" / f"{family}.md"
     if not file.exists():
         return ""
-    found = re.search(rf"^## [^\n]*\b{name}\b[^\n]*\n(.*?)(?=^## |\Z)", file.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+    found = re.search(
+        rf"^## [^\n]*\b{name}\b[^\n]*\n(.*?)(?=^## |\Z)", file.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL
+    )
     return found[1].strip() if found else ""
 
 
@@ -181,16 +187,19 @@ def _bodies(op: Any, kernels: list[str]) -> str:
     code = _without_docstring(inspect.getsource(op.numpy))
     numpy = f":::{{container}} body\nNumPy\n\n```python\n{code.rstrip()}\n```\n:::"
     in_c = c_source(kernels)
-    if not in_c:
-        return f"::::{{container}} bodies\n{numpy}\n\n:::{{container}} body\nC\n\nNo body in C: NumPy serves every backend.\n:::\n::::"
-    return f"::::{{container}} bodies\n{numpy}\n\n:::{{container}} body\nC, `native/src/{_c_file(kernels)}`\n\n```c\n{in_c.rstrip()}\n```\n:::\n::::"
+    told = "C\n\nNo body in C: NumPy serves every backend."
+    if in_c:
+        told = f"C, `native/src/{_c_file(kernels)}`\n\n```c\n{in_c.rstrip()}\n```"
+    return f"::::{{container}} bodies\n{numpy}\n\n:::{{container}} body\n{told}\n:::\n::::"
 
 
 def _without_docstring(code: str) -> str:
     """The docstring stands on the page already."""
     function = ast.parse(code).body[0]
     first = function.body[0]  # type: ignore[attr-defined]
-    if not (isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant) and isinstance(first.value.value, str)):
+    if not (
+        isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant) and isinstance(first.value.value, str)
+    ):
         return code
     lines = code.split("\n")
     return "\n".join(lines[: first.lineno - 1] + lines[first.end_lineno :])
@@ -211,7 +220,11 @@ def _mirrors(family: str) -> dict[str, list[str]]:
     for node in tree.body:
         if isinstance(node, ast.Assign):
             for target, value in _pairs(node.targets[0], node.value):
-                if isinstance(value, ast.Call) and getattr(value.func, "id", "") == "kernel" and isinstance(value.args[0], ast.Constant):
+                if (
+                    isinstance(value, ast.Call)
+                    and getattr(value.func, "id", "") == "kernel"
+                    and isinstance(value.args[0], ast.Constant)
+                ):
                     kernels[target] = value.args[0].value
         if isinstance(node, ast.FunctionDef):
             uses[node.name] = {n.id for n in ast.walk(node) if isinstance(n, ast.Name)}
@@ -255,7 +268,7 @@ def _sources() -> dict[str, str]:
 def _c_file(kernels: list[str]) -> str:
     for kernel in kernels:
         for name, source in _sources().items():
-            if re.search(rf"\bRI\({kernel}\)\(", source):
+            if re.search(rf"^\w.* RI\({kernel}\)\(", source, re.MULTILINE):
                 return name
     return ""
 
@@ -276,7 +289,11 @@ def c_source(kernels: list[str], lines: int = 130) -> str:
         if wanted and sum(blocks[k][1].count("\n") + 2 for k in [*wanted, n]) > lines:
             continue
         wanted.append(n)
-        todo += [by_name[w] for w in dict.fromkeys(re.findall(r"\b[A-Za-z_]\w*\b", blocks[n][1])) if w in by_name and by_name[w] < n]
+        todo += [
+            by_name[w]
+            for w in dict.fromkeys(re.findall(r"\b[A-Za-z_]\w*\b", blocks[n][1]))
+            if w in by_name and by_name[w] < n
+        ]
     return "\n\n".join(blocks[n][1] for n in sorted(wanted))
 
 
@@ -305,7 +322,11 @@ def _blocks(source: str) -> list[tuple[str, str]]:
         elif line and not line.startswith(("#", " ", "}", "\t")):
             begun = i
             text_ = line
-            while not (lines[i].startswith("}") or (lines[i].rstrip().endswith(("}", ";", ")")) and "{" not in text_) or _one_line(text_)):
+            while not (
+                lines[i].startswith("}")
+                or (lines[i].rstrip().endswith(("}", ";", ")")) and "{" not in text_)
+                or _one_line(text_)
+            ):
                 i += 1
                 if i >= len(lines):
                     break

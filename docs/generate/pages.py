@@ -26,7 +26,7 @@ def write(root: Path, out: Path) -> None:
 
 
 def _prose(root: Path, out: Path) -> None:
-    """What is written by hand: architecture, contributing, further texts and pictures; links follow the files' new places."""
+    """What is written by hand: architecture, contributing, pictures; links follow the files to their new places."""
     shutil.copytree(root / "docs" / "images", out / "images")
     for file in sorted((root / "docs").glob("*.md")):
         (out / file.name).write_text(_moved(file.read_text(encoding="utf-8")), encoding="utf-8")
@@ -49,7 +49,8 @@ def _tutorials(root: Path, out: Path) -> None:
         shutil.copy(file, folder)
     lines = [
         "---\nhide-toc: true\n---\n# Tutorials\n",
-        "Each runs from top to bottom, here and in the tests: every number and figure below a cell was computed when this site was built. "
+        "Each runs from top to bottom, here and in the tests: every number and figure below a cell was computed when "
+        "this site was built. "
         "`refimpl tutorial NAME` opens one in Jupyter.\n",
     ]
     for caption, group in (("Start here", general), ("One for each method", own)):
@@ -64,7 +65,7 @@ def _tutorials(root: Path, out: Path) -> None:
 def _opening(file: Path) -> str:
     """The first sentence after the title."""
     first = next(c for c in tutorials.cells(file.read_text(encoding="utf-8")) if not c.code).source
-    after = [p for p in re.split(r"\n\s*\n", first) if not p.startswith("#")][0].replace("\n", " ")
+    after = next(p for p in re.split(r"\n\s*\n", first) if not p.startswith("#")).replace("\n", " ")
     sentence = re.match(r".*?[.:?!](?=\s|$)", after)
     return (sentence[0] if sentence else after).replace("|", "\\|")
 
@@ -77,8 +78,8 @@ def _architecture(out: Path, where: dict[str, str]) -> None:
     targets["methods"], targets["ops"] = "methods/index.html", "operations/index.html"
     drawn = house.svg(targets)
     told = (
-        "The map is drawn from the imports in the source: a line leads from a part to one that it imports, thicker where more "
-        "modules do; none leads upwards. Boxes are links, and tell their imports when pointed at."
+        "The map is drawn from the imports in the source: a line leads from a part to one that it imports, thicker "
+        "where more modules do; none leads upwards. Boxes are links, and tell their imports when pointed at."
     )
     file.write_text(f"{title}\n\n{drawn}\n\n{told}\n{rest}", encoding="utf-8")
 
@@ -102,8 +103,9 @@ def _benchmarks(out: Path, bench: dict | None) -> None:
             limits = bench["limits"]
             parts.append(
                 "## Under the roof\n\n"
-                f"Limits of the same run: {limits['gflops']:.0f} GFLOP/s ({limits['gflops_from']}), {limits['copy_gbps']:.0f} GB/s "
-                f"({limits['copy_gbps_from']}). What a roofline says: {{doc}}`tutorials/02-fast`.\n\n![Roofline](_images/roofline.png)"
+                f"Limits of the same run: {limits['gflops']:.0f} GFLOP/s ({limits['gflops_from']}), "
+                f"{limits['copy_gbps']:.0f} GB/s ({limits['copy_gbps_from']}). What a roofline says: "
+                "{doc}`tutorials/02-fast`.\n\n![Roofline](_images/roofline.png)"
             )
         if ops:
             charts.save_speed_up(out / "_images" / "race-all.png", ops)
@@ -126,9 +128,9 @@ hide-toc: true
 # refimpl
 
 {{.lead}}
-Deep-learning papers about learning with, around and without back-propagation, that you can read, step through, import and race.
-Every algorithm is written twice: in NumPy for the eye, in C for the clock. Every gradient is derived by hand and proved by a test;
-the claims of each paper are measured again, and published whether they hold or not.
+Deep-learning papers about learning with, around and without back-propagation, that you can read, step through,
+import and race. Every algorithm is written twice: in NumPy for the eye, in C for the clock. Every gradient is derived
+by hand and proved by a test; the claims of each paper are measured again, and published whether they hold or not.
 
 ![One figure of one run: NoProp on the digits, from noise to label]({picture})
 

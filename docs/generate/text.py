@@ -15,10 +15,15 @@ def escape(text: str) -> str:
 
 
 def _equation(paragraph: str) -> bool:
-    """Lines that are formulas, not sentences: they have an equality sign near their beginning and do not end like one."""
+    """Lines that are formulas, not sentences: an equality sign near their beginning, and no sentence's end."""
     lines = paragraph.split("\n")
     first = re.match(r"[^=≤]{1,40}[=≤] ", lines[0])
-    words = re.findall(r"[a-z]{3,}", re.sub(r"\b(exp|log|sqrt|tanh|mean|max|min|softmax|sigmoid|floor|bias|gain|slope|alpha|weight)\b", "", paragraph))
+    words = re.findall(
+        r"[a-z]{3,}",
+        re.sub(
+            r"\b(exp|log|sqrt|tanh|mean|max|min|softmax|sigmoid|floor|bias|gain|slope|alpha|weight)\b", "", paragraph
+        ),
+    )
     short = paragraph.rstrip().endswith(".") and len(lines) == 1 and len(words) <= 2
     ended = paragraph.rstrip().endswith((".", ":"))
     return bool(first) and (short or not ended) and len(lines) <= 4 and "`" not in paragraph

@@ -58,7 +58,7 @@ def write(root: Path, out: Path) -> dict[str, str]:
         parts = [i for i in inner if i.rpartition(".")[0] == name]
         (folder / f"{name}.md").write_text(_module(name, own[name], seen, parts), encoding="utf-8")
         rows.append((f"{{doc}}`{name}`", text.escape(text.summary(importlib.import_module(name).__doc__))))
-    toctree = "```{toctree}\n:hidden:\n\n" + "\n".join(pages) + "\n```"
+    toctree = "```{toctree}\n:hidden:\n\n" + "\n".join(f"{m.removeprefix('refimpl.')} <{m}>" for m in pages) + "\n```"
     head = (
         "---\nhide-toc: true\n---\n# API reference\n\nEvery public name, under the module it is imported from. "
         "Operations have {doc}`pages of their own <../operations/index>`."

@@ -20,12 +20,16 @@ def load(root: Path) -> dict[str, Any] | None:
     return json.loads(file.read_text(encoding="utf-8")) if file.exists() else None
 
 
-def label(row: Row) -> str:
-    return f"{row['name']}  {row['shape']}"
+def label(row: Row, wrap: bool = False) -> str:
+    """Name and shape, on two lines where they are long."""
+    long = wrap and len(row["name"]) + len(row["shape"]) > 30
+    return f"{row['name']}{chr(10) if long else '  '}{row['shape']}"
 
 
 def speed_up(figure: Any, rows: Sequence[Row]) -> None:
     """How many times as fast as NumPy (and PyTorch) the C core is, a bar a case; the interquartile range as a line."""
+    from matplotlib.ticker import NullLocator
+
     ax = figure.subplots()
     racers = [
         r for r in (("numpy", "NumPy", 0, ""), ("torch", "PyTorch", 3, "//")) if any(x[f"{r[0]}_s"] for x in rows)
@@ -61,7 +65,7 @@ def speed_up(figure: Any, rows: Sequence[Row]) -> None:
                 fontsize=8,
             )
     ax.axvline(1, color=style.INK, linewidth=1.2)
-    ax.set_yticks(range(len(rows)), [label(r) for r in rows], fontsize=8.5)
+    ax.set_yticks(range(len(rows)), [label(r, wrap=True) for r in rows], fontsize=8)
     ax.invert_yaxis()
     ax.set(xscale="log", xlabel="time of the other / time of the C core (longer is better; 1: equally fast)")
     top = max(
@@ -71,9 +75,15 @@ def speed_up(figure: Any, rows: Sequence[Row]) -> None:
         (r[f"{k}_s"] / r["native_s"] for r in rows for k, *_ in racers if r[f"{k}_s"] and r["native_s"]), default=1
     )
     ax.set_xlim(min(0.7, low * 0.8), max(2, top * 1.6))
-    ax.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    ticks = [
+        t
+        for t in (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
+        if ax.get_xlim()[0] <= t <= ax.get_xlim()[1]
+    ]
+    ax.set_xticks(ticks, [f"{t:g}" for t in ticks])
+    ax.xaxis.set_minor_locator(NullLocator())
     ax.grid(axis="y", visible=False)
-    ax.legend(loc="lower right") if len(racers) > 1 else None
+    ax.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2, borderaxespad=0)
 
 
 def save(path: Path, draw: Any, width: float = 1.0, height: float = 1.0) -> None:
@@ -82,7 +92,7 @@ def save(path: Path, draw: Any, width: float = 1.0, height: float = 1.0) -> None
 
 
 def save_speed_up(path: Path, rows: Sequence[Row]) -> None:
-    save(path, lambda figure: speed_up(figure, rows), 1.35, 0.34 + 0.13 * len(rows))
+    save(path, lambda figure: speed_up(figure, rows), 1.35, 0.4 + 0.15 * len(rows))
 
 
 def save_roofline(path: Path, outcome: Mapping[str, Any]) -> bool:

@@ -300,18 +300,13 @@ def _verdicts(root: Path, found: list) -> str:
         "that.",
         "",
     ]
-    rows = []
-    for slug, _ in found:
-        for e in (_results(root, slug) or {"claims": []})["claims"]:
+    for slug, module in found:
+        entries = (_results(root, slug) or {"claims": []})["claims"]
+        rows = []
+        for e in entries:
             link = f"[{e['id']}](methods/{slug}.md#{_anchor(slug, e)})"
-            rows.append(
-                (
-                    f"[{slug}](methods/{slug}.md)",
-                    link,
-                    e["data"] or "-",
-                    text.verdict(e["verdict"]),
-                    text.escape(e["note"] or ""),
-                )
-            )
-    lines.append(text.table(("method", "claim", "data", "verdict", "came out"), rows))
+            where = f"<br>on {e['data']}" if e["data"] else ""
+            rows.append((f"{link}{where}", f"{text.verdict(e['verdict'])} {text.escape(e['note'] or '')}"))
+        lines += [f"## [{_short_name(module)}](methods/{slug}.md)", ""]
+        lines += [text.table(("claim", "came out"), rows) if rows else "Not measured yet.", ""]
     return "\n".join(lines) + "\n"

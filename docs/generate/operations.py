@@ -84,11 +84,8 @@ def _index() -> str:
         "```",
         "",
     ]
-    rows = [
-        (f"{{doc}}`{family}`", ", ".join(f"{{doc}}`{n} <{page(n)}>`" for n in names))
-        for family, names in families().items()
-    ]
-    lines.append(text.table(("family", "operations"), rows))
+    for family, names in families().items():
+        lines.append(f"- {{doc}}`{family}`: {', '.join(f'{{doc}}`{n} <{page(n)}>`' for n in names)}")
     return "\n".join(lines) + "\n"
 
 

@@ -66,7 +66,7 @@ def _opening(file: Path) -> str:
     """The first sentence after the title."""
     first = next(c for c in tutorials.cells(file.read_text(encoding="utf-8")) if not c.code).source
     after = next(p for p in re.split(r"\n\s*\n", first) if not p.startswith("#")).replace("\n", " ")
-    sentence = re.match(r".*?[.:?!](?=\s|$)", after)
+    sentence = re.match(r".*?[.?!](?=\s|$)", after)
     return (sentence[0] if sentence else after).replace("|", "\\|")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,63 +28,43 @@ def label(row: Row, wrap: bool = False) -> str:
 
 
 def speed_up(figure: Any, rows: Sequence[Row]) -> None:
-    """How many times as fast as NumPy (and PyTorch) the C core is, a bar a case; the interquartile range as a line."""
+    """How many times as fast as NumPy (and PyTorch) the C core is, a bar a case; a line spans the interquartile range."""
     from matplotlib.ticker import NullLocator
 
     ax = figure.subplots()
-    racers = [
-        r for r in (("numpy", "NumPy", 0, ""), ("torch", "PyTorch", 3, "//")) if any(x[f"{r[0]}_s"] for x in rows)
-    ]
+    racers = [r for r in RACERS if any(row[f"{r[0]}_s"] and row["native_s"] for row in rows)]
     height = 0.8 / max(1, len(racers))
+    ends = [1.0]
     for j, (key, name, colour, hatch) in enumerate(racers):
-        for i, row in enumerate(rows):
-            if not row[f"{key}_s"] or not row["native_s"]:
-                continue
-            ratio = row[f"{key}_s"] / row["native_s"]
-            at = i + (j - (len(racers) - 1) / 2) * height
-            first = i == next(n for n, r in enumerate(rows) if r[f"{key}_s"] and r["native_s"])
-            ax.barh(
-                at,
-                ratio,
-                height * 0.9,
-                color=style.colour(colour),
-                hatch=hatch,
-                label=f"against {name}" if first else None,
-            )
-            spread = (
-                ratio
-                * ((row[f"{key}_iqr_s"] or 0) / row[f"{key}_s"] + (row["native_iqr_s"] or 0) / row["native_s"])
-                / 2
-            )
-            ax.plot([ratio - spread, ratio + spread], [at, at], color=style.INK, linewidth=1)
-            ax.annotate(
-                f"{ratio:.1f}",
-                (max(ratio, 1) + spread, at),
-                xytext=(4, 0),
-                textcoords="offset points",
-                va="center",
-                fontsize=8,
-            )
+        kept = [(i, row) for i, row in enumerate(rows) if row[f"{key}_s"] and row["native_s"]]
+        at = [i + (j - (len(racers) - 1) / 2) * height for i, _ in kept]
+        ratios = [row[f"{key}_s"] / row["native_s"] for _, row in kept]
+        spreads = [ratio * _spread(row, key) for ratio, (_, row) in zip(ratios, kept)]
+        ax.barh(at, ratios, height * 0.9, color=style.colour(colour), hatch=hatch, label=f"against {name}")
+        for y, ratio, spread in zip(at, ratios, spreads):
+            ax.plot([ratio - spread, ratio + spread], [y, y], color=style.INK, linewidth=1)
+            ends += [ratio, ratio + spread]
+            note = {"xytext": (4, 0), "textcoords": "offset points", "va": "center", "fontsize": 8}
+            ax.annotate(f"{ratio:.1f}", (max(ratio + spread, 1), y), **note)
     ax.axvline(1, color=style.INK, linewidth=1.2)
     ax.set_yticks(range(len(rows)), [label(r, wrap=True) for r in rows], fontsize=8)
-    ax.invert_yaxis()
-    ax.set(xscale="log", xlabel="time of the other / time of the C core (longer is better; 1: equally fast)")
-    top = max(
-        (r[f"{k}_s"] / r["native_s"] for r in rows for k, *_ in racers if r[f"{k}_s"] and r["native_s"]), default=1
-    )
-    low = min(
-        (r[f"{k}_s"] / r["native_s"] for r in rows for k, *_ in racers if r[f"{k}_s"] and r["native_s"]), default=1
-    )
-    ax.set_xlim(min(0.7, low * 0.8), max(2, top * 1.6))
-    ticks = [
-        t
-        for t in (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
-        if ax.get_xlim()[0] <= t <= ax.get_xlim()[1]
-    ]
+    ax.set(ylim=(len(rows) - 0.4, -0.6), xlim=(min(0.7, min(ends) * 0.8), max(2.0, max(ends) * 1.35)), xscale="log")
+    low, high = ax.get_xlim()
+    ticks = [t for t in (0.01, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000) if low <= t <= high]
     ax.set_xticks(ticks, [f"{t:g}" for t in ticks])
     ax.xaxis.set_minor_locator(NullLocator())
+    ax.set_xlabel("time of the other / time of the C core (longer is better; 1: equally fast)")
     ax.grid(axis="y", visible=False)
     ax.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2, borderaxespad=0)
+
+
+RACERS = (("numpy", "NumPy", 0, ""), ("torch", "PyTorch", 3, "//"))  # key, name, colour, hatching
+
+
+def _spread(row: Row, key: str) -> float:
+    """Half the interquartile range of a ratio of two times, as a share of the ratio."""
+    shares = ((row[f"{k}_iqr_s"] or 0) / row[f"{k}_s"] for k in (key, "native"))
+    return math.hypot(*shares) / 2
 
 
 def save(path: Path, draw: Any, width: float = 1.0, height: float = 1.0) -> None:

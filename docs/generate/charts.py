@@ -28,7 +28,7 @@ def label(row: Row, wrap: bool = False) -> str:
 
 
 def speed_up(figure: Any, rows: Sequence[Row]) -> None:
-    """How many times as fast as NumPy (and PyTorch) the C core is, a bar a case; a line spans the interquartile range."""
+    """How many times as fast as NumPy (and PyTorch) the C core is, a bar a case, a line for the quartiles."""
     from matplotlib.ticker import NullLocator
 
     ax = figure.subplots()

@@ -40,7 +40,7 @@ class BuildCore(build_ext):
         try:
             cc = compiler()
             openmp = native.openmp_flag(cc)
-            objects = native.compile_objects(cc, Path(self.build_temp) / "kernels", openmp)
+            objects = native.compile_objects(cc, openmp)
             ext.extra_objects = objects
             ext.depends = objects  # a changed kernel means a new link
             ext.extra_compile_args = [*native.compile_flags(), *openmp]

@@ -1,15 +1,17 @@
 """Build the C core: one cffi API-mode extension, `refimpl._native`.
 
-Every file of native/src but runtime.c is compiled once per (instruction-set level, dtype). The prototypes in
+Every file of native/src but those of UNTYPED is compiled once per (instruction-set level, dtype). The prototypes in
 native/include/<family>.h are the only list of kernels: this module reads them and writes
 
 - the cffi declarations (`int ri_layernorm_f32(const float *x, ...)`),
-- one table of function pointers per level and the trampolines that jump through the table chosen at load time.
+- one table of function pointers per level and the trampolines that jump through the table chosen at load time,
+- for each level the table of the parameters that the sources declare (native/include/parameter.h).
 
 Environment: REFIMPL_LEVELS="v2,v3,v4" limits the levels built (a quick developer build takes the machine's own);
 REFIMPL_SANITIZE=1 builds with ASan and UBSan; CC and CFLAGS as usual.
 """
 
+import hashlib
 import os
 import platform
 import re
@@ -23,6 +25,9 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 INCLUDE = HERE / "include"
 SRC = HERE / "src"
+
+# Compiled once: what knows neither dtype nor instruction-set level.
+UNTYPED = ("runtime", "arena")
 
 DTYPES = {"f32": "float", "f64": "double"}
 X86_LEVELS = {
@@ -49,8 +54,13 @@ def levels():
 
 
 def families():
-    """Kernel families: those with both a header of prototypes and a source."""
+    """Kernel families: those with both a header of prototypes and a source of that name."""
     return sorted(p.stem for p in INCLUDE.glob("*.h") if (SRC / f"{p.stem}.c").exists())
+
+
+def typed_sources():
+    """What is compiled per level and dtype. A family may have more files than its <family>.c, such as <family>_x.c."""
+    return sorted(p for p in SRC.glob("*.c") if p.stem not in UNTYPED)
 
 
 _PROTOTYPE = re.compile(r"^int RI\((\w+)\)\(([^;{]*)\);", re.MULTILINE)
@@ -76,6 +86,17 @@ def kernels():
     return found
 
 
+_PARAMETER = re.compile(r"^RI_PARAMETER\((\w+),", re.MULTILINE)
+
+
+def parameters():
+    """[(name, dtype)] of the numbers that kernels declare by RI_PARAMETER (native/include/parameter.h)."""
+    names = [name for family in families() for name in _PARAMETER.findall((SRC / f"{family}.c").read_text())]
+    found = [(name, dtype) for name in names for dtype in DTYPES]
+    assert len(found) <= 128, "RI_MOST_PARAMETERS"
+    return found
+
+
 def untyped(args):
     """Arrays cross the Python boundary as `void *`: cffi then takes any C-contiguous buffer without a cast per call.
     The mirrors have checked dtypes by then, and the trampolines convert back to the typed pointers."""
@@ -84,23 +105,59 @@ def untyped(args):
 
 def cdef():
     lines = ["typedef int64_t i64;", "int ri_cpu_level(void);", "int ri_openmp(void);", "int ri_select(int level);"]
-    lines += ["const char *ri_levels(void);"]
+    lines += ["const char *ri_levels(void);", "void *ri_arena_handler(void);", "i64 ri_arena_count(int which);"]
+    lines += ["void ri_arena_open(void);", "void ri_arena_close(void);"]
+    lines += ["int ri_parameters(void);", "const char *ri_parameter_name(int i);", "i64 ri_parameter_default(int i);"]
+    lines += ["int ri_parameter_values(int i, i64 values[]);"]
+    lines += ["i64 ri_get_parameter(int i);", "int ri_set_parameter(int i, i64 value);"]
     lines += [f"int ri_{name}_{dtype}({untyped(args)});" for name, dtype, args in kernels()]
     return "\n".join(lines)
+
+
+# The parameters of the chosen level, by number: names in order, defaults, what is allowed, what is set.
+PARAMETERS = """
+static const char *const parameter_names[] = {%(names)s0};
+int ri_parameters(void) { return chosen ? (int)(sizeof parameter_names / sizeof *parameter_names) - 1 : 0; }
+static struct ri_parameter *parameter(int i) { return i >= 0 && i < ri_parameters() ? chosen->parameters[i] : 0; }
+const char *ri_parameter_name(int i) { return parameter(i) ? parameter_names[i] : 0; }
+i64 ri_parameter_default(int i) { return parameter(i) ? parameter(i)->normal : -1; }
+int ri_parameter_values(int i, i64 values[]) {
+    struct ri_parameter *p = parameter(i);
+    for (int k = 0; p && k < p->count; k++) values[k] = p->values[k];
+    return p ? p->count : 0;
+}
+i64 ri_get_parameter(int i) { return parameter(i) ? ri_value(parameter(i)) : -1; }
+int ri_set_parameter(int i, i64 value) {
+    struct ri_parameter *p = parameter(i);
+    for (int k = 0; p && k < p->count; k++) {
+        if (p->values[k] == value) {
+            ri_set_values[i] = value == p->normal ? 0 : value + 1;
+            return RI_OK;
+        }
+    }
+    return RI_BADARG;
+}
+"""
 
 
 def glue():
     """C source of the tables and trampolines."""
     built, all_kernels = levels(), kernels()
-    out = ['#include "refimpl.h"', "int ri_cpu_level(void);", "int ri_openmp(void);"]
+    out = ['#include "refimpl.h"', '#include "parameter.h"', "int ri_cpu_level(void);", "int ri_openmp(void);"]
+    out += ["void *ri_arena_handler(void);", "i64 ri_arena_count(int which);"]
+    out += ["void ri_arena_open(void);", "void ri_arena_close(void);"]
     out.append("struct table {")
     out += [f"    int (*{name}_{dtype})({args});" for name, dtype, args in all_kernels]
-    out.append("    int level;\n};")
+    out.append("    int level;\n    struct ri_parameter *const *parameters;\n};")
     for level, (number, _) in built.items():
         out += [f"int ri_{name}_{dtype}_{level}({args});" for name, dtype, args in all_kernels]
+        out += [f"extern struct ri_parameter ri_parameter_{name}_{dtype}_{level};" for name, dtype in parameters()]
+        out.append(f"static struct ri_parameter *const parameters_{level}[] = {{")
+        out += [f"    &ri_parameter_{name}_{dtype}_{level}," for name, dtype in parameters()]
+        out.append("    0,\n};")
         out.append(f"static const struct table table_{level} = {{")
         out += [f"    .{name}_{dtype} = ri_{name}_{dtype}_{level}," for name, dtype, _ in all_kernels]
-        out.append(f"    .level = {number},\n}};")
+        out.append(f"    .level = {number},\n    .parameters = parameters_{level},\n}};")
     out.append("static const struct table *chosen = 0;")
     out.append(f'const char *ri_levels(void) {{ return "{",".join(built)}"; }}')
     # The highest built level that the caller and the CPU allow; -1 when none fits (then the core must not be used).
@@ -108,7 +165,9 @@ def glue():
     out.append("    int cpu = ri_cpu_level();\n    if (level < 0 || level > cpu) level = cpu;\n    chosen = 0;")
     for level, (number, _) in sorted(built.items(), key=lambda item: item[1][0]):
         out.append(f"    if (level >= {number}) chosen = &table_{level};")
+    out.append("    for (int i = 0; chosen && chosen->parameters[i]; i++) chosen->parameters[i]->number = i;")
     out.append("    return chosen ? chosen->level : -1;\n}")
+    out.append(PARAMETERS % {"names": "".join(f'"{name}_{dtype}", ' for name, dtype in parameters())})
     for name, dtype, args in all_kernels:
         out.append(f"int ri_{name}_{dtype}({untyped(args)})")
         out.append(f"{{ return chosen ? chosen->{name}_{dtype}({', '.join(argument_names(args))}) : RI_BADARG; }}")
@@ -143,44 +202,55 @@ def openmp_flag(cc):
     return ["-fopenmp"] if ok else ["-fopenmp-simd"]
 
 
-def compile_objects(cc, build_temp, openmp):
-    """Compile all kernels for all levels and dtypes, in parallel; unchanged objects are kept. Returns their paths."""
-    build_temp = Path(build_temp)
-    build_temp.mkdir(parents=True, exist_ok=True)
-    stamp = build_temp / "flags.txt"
-    common = [*compile_flags(), *openmp]
-    flags_text = " ".join([*cc, *common])
-    if not stamp.exists() or stamp.read_text() != flags_text:
-        for old in build_temp.glob("*.o"):
-            old.unlink()
-        stamp.write_text(flags_text)
-    newest_header = max(p.stat().st_mtime for p in [*INCLUDE.glob("*.h"), Path(__file__)])
+def digest(*parts):
+    """A short name for these bytes and texts."""
+    state = hashlib.sha256()
+    for part in parts:
+        state.update(part if isinstance(part, bytes) else part.encode())
+        state.update(b"\0")
+    return state.hexdigest()[:12]
 
-    jobs = [(SRC / "runtime.c", build_temp / "runtime.o", [])]
-    for family in families():
+
+def compile_objects(cc, openmp, folder=HERE.parent / "build" / "kernels"):
+    """Compile all kernels for all levels and dtypes, in parallel. Returns the paths of the objects.
+
+    An object's name holds a hash of its source, all headers, the compiler and its flags, so it is compiled once,
+    however often the package is built from this tree (`pip install` uses a fresh folder each time).
+    """
+    common = [*compile_flags(), *openmp]
+    version = subprocess.run([*cc, "--version"], capture_output=True, text=True, check=True).stdout
+    headers = digest(version, " ".join([*cc, *common]), *(p.read_bytes() for p in sorted(INCLUDE.glob("*.h"))))
+    folder = Path(folder) / ("sanitize" if sanitizing() else "plain")
+    folder.mkdir(parents=True, exist_ok=True)
+
+    jobs = [(SRC / f"{name}.c", name, []) for name in UNTYPED]
+    for source in typed_sources():
         for level, (_, march) in levels().items():
             for dtype, c_type in DTYPES.items():
                 defines = [f"-DRI_REAL={c_type}", f"-DRI_SUFFIX={dtype}_{level}", f"-DRI_IS_{dtype.upper()}=1"]
-                jobs.append((SRC / f"{family}.c", build_temp / f"{family}_{dtype}_{level}.o", [*march, *defines]))
+                jobs.append((source, f"{source.stem}_{dtype}_{level}", [*march, *defines]))
 
     def compile_one(job):
-        source, target, extra = job
-        if target.exists() and target.stat().st_mtime > max(newest_header, source.stat().st_mtime):
-            return
-        partial = target.with_suffix(".tmp")
+        source, name, extra = job
+        target = folder / f"{name}-{digest(headers, ' '.join(extra), source.read_bytes())}.o"
+        if target.exists():
+            return str(target)
+        partial = target.with_suffix(f".{os.getpid()}.tmp")
         done = subprocess.run(
             [*cc, *common, *extra, "-c", str(source), "-o", str(partial)], capture_output=True, text=True, check=False
         )
         if done.stderr:
             print(done.stderr, file=sys.stderr)
         if done.returncode:
-            raise RuntimeError(f"compiling {source.name} for {target.stem} failed:\n{done.stderr[-2000:]}")
+            raise RuntimeError(f"compiling {source.name} for {name} failed:\n{done.stderr[-2000:]}")
+        for old in folder.glob(f"{name}-*.o"):
+            old.unlink(missing_ok=True)
         partial.replace(target)
+        return str(target)
 
     jobs.sort(key=lambda job: -job[0].stat().st_size)  # the longest first
     with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
-        list(pool.map(compile_one, jobs))
-    return [str(target) for _, target, _ in jobs]
+        return list(pool.map(compile_one, jobs))
 
 
 def make_ffi():

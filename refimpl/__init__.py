@@ -11,9 +11,13 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-from refimpl import ops
+from refimpl import (
+    _waiting,  # noqa: F401  (first: before NumPy is loaded)
+    ops,
+)
 from refimpl._version import __version__
 from refimpl.backends import (
+    arena,
     available_backends,
     backend,
     get_backend,
@@ -40,6 +44,7 @@ __all__ = [
     "NoProp",
     "UnrolledFlowClassifier",
     "__version__",
+    "arena",
     "available_backends",
     "backend",
     "get_backend",

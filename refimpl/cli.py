@@ -148,7 +148,7 @@ def _run(options: argparse.Namespace) -> int:
     else:
         config = run.Config(
             slug=options.slug,
-            data=options.data or "digits",
+            data=options.data or "",
             seed=options.seed or 0,
             backends=backends or ("auto",),
             threads=options.threads,
@@ -208,11 +208,11 @@ def _bench(options: argparse.Namespace) -> int:
     from refimpl.lab.errors import UsageError
 
     _check_target(options.json)
-    kinds = ("ops", "methods")
+    kinds = ("ops", "steps", "methods")
     names = list(options.what)
     kind = names.pop(0) if names and names[0] in kinds else None
     if names and kind is None:
-        raise UsageError(f"bench {names[0]}: expected ops or methods first, as in: refimpl bench ops {names[0]}")
+        raise UsageError(f"bench {names[0]}: expected ops, steps or methods first, as in: refimpl bench ops {names[0]}")
     if options.plot is not None:
         bench.check_plot(options.plot)
     outcome = bench.run(kinds if kind is None else (kind,), names, options.against, options.threads)
@@ -323,10 +323,9 @@ def _data_list(options: argparse.Namespace) -> int:
             data.path(name)
             state = "here"
         except data.DataNotFound:
-            state = f"not here ({memory(info.download_bytes)} to fetch)"
-        shape = "x".join(map(str, info.shape))
-        rows.append((name, f"{info.n_train:,} + {info.n_test:,}", shape, str(info.n_classes), state))
-    print(table(("name", "train + test", "shape", "classes", "state"), rows, right=(1, 2, 3)))
+            state = f"not here ({memory(info.download_bytes)} to fetch)" if info.downloads else "not here"
+        rows.append((name, info.kind, info.what, state))
+    print(table(("name", "kind", "what", "state"), rows))
     return 0
 
 
@@ -525,7 +524,7 @@ has changed and refuses.""",
   refimpl run noprop --resume runs/mnist""",
     )
     p.add_argument("slug", metavar="SLUG", help="a method (see: refimpl list)")
-    p.add_argument("--data", metavar="NAME", help="data set (default: digits; see: refimpl data list)")
+    p.add_argument("--data", metavar="NAME", help="data set (default: the method's own; see: refimpl data list)")
     p.add_argument("--seed", type=_whole(0), metavar="N", help="seed of all randomness (default: 0)")
     p.add_argument(
         "--backend",
@@ -575,17 +574,18 @@ nothing could be measured; a claim that does not hold is a result.""",
         "bench",
         _bench,
         "race NumPy, C and PyTorch",
-        """Race the bodies of operations, or one training step of methods: NumPy, C core
-and, with --against torch, PyTorch, in one process, in turns, on the same
-arrays and threads. Results are compared before anything is timed. Limits (copy
-bandwidth, best matrix product) are measured in the same run; "limit" is the
-share of what they allow that the C core reaches.""",
+        """Race the bodies of operations, or one training step of ordinary networks or of
+methods: NumPy, C core and, with --against torch, PyTorch, in one process, in
+turns, on the same arrays and threads. Results are compared before anything is
+timed. Limits (copy bandwidth, best matrix product) are measured in the same
+run; "limit" is the share of what they allow that the C core reaches.""",
         """  refimpl bench ops
   refimpl bench ops matmul softmax --against torch
   refimpl bench ops --json bench.json --plot roofline.png
+  refimpl bench steps resnet
   refimpl bench methods noprop --threads 1""",
     )
-    p.add_argument("what", nargs="*", metavar="ops|methods NAME", help="what to race (default: all of both)")
+    p.add_argument("what", nargs="*", metavar="ops|steps|methods NAME", help="what to race (default: all)")
     p.add_argument("--against", choices=("torch",), help="race PyTorch too, where it is installed")
     threads(p)
     json_file(p)

@@ -24,6 +24,7 @@ from typing import Any
 
 import numpy as np
 
+from refimpl.backends import arena
 from refimpl.nn import Params
 from refimpl.optim import State
 
@@ -102,7 +103,8 @@ class Estimator:
         """Train one unit (number `progress_` of `total_`) and return its metrics, which also go into `history_`."""
         if self.progress_ >= self.total_:
             raise ValueError(f"{type(self).__name__}: training is complete ({self.total_} units)")
-        metrics = {k: float(v) for k, v in self._advance(self.progress_).items()}
+        with arena():
+            metrics = {k: float(v) for k, v in self._advance(self.progress_).items()}
         self.history_.append(metrics)
         self.progress_ += 1
         return metrics

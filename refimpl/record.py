@@ -2,9 +2,10 @@
 
 A method's module holds
     PAPER = Paper(...)                               where it comes from
-    def experiment(data, seed, settings) -> Experiment    what `refimpl run` trains: the method, its variants and
-    baselines @claim(...) def ...(setting) -> dict             sentences of the paper as measurements def race() ->
-    list[Step]                         one training step for the benchmark, per backend and in PyTorch
+    DATA = ("karate", "cora")                        data sets it can use, the default first (none: any image set)
+    def experiment(data, seed, settings) -> Experiment    what `refimpl run` trains: the method, its variants, baselines
+    @claim(...) def ...(setting) -> dict             sentences of the paper as measurements
+    def race() -> list[Step]                         one training step for the benchmark, per backend and in PyTorch
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from refimpl.data import Dataset
+from refimpl.data import Data
 from refimpl.estimator import Estimator
 
 HOLDS, FAILS, NOT_HERE = "holds", "does not hold", "not at this scale"
@@ -49,23 +50,41 @@ class Contender:
 
 
 @dataclass(frozen=True)
+class Score:
+    """What `learner.score(*data.test)` is, for tables and figures: its name, and how to write it.
+
+    A `fraction` is written as a percentage, any other score with three decimals and its `unit`.
+    """
+
+    name: str = "test accuracy"
+    fraction: bool = True
+    unit: str = ""
+    higher_is_better: bool = True
+
+    def text(self, value: float) -> str:
+        """The value with its unit: 94.2 %, 1.234 bits a byte."""
+        return f"{100 * value:.1f} %" if self.fraction else f"{value:.3f} {self.unit}".rstrip()
+
+
+@dataclass(frozen=True)
 class Experiment:
     """What `refimpl run` does: train every contender on the same data, tabulate, draw.
 
     `draw(figure, results)` fills a matplotlib figure; results are dicts with name, role, learner (fitted),
-    test_accuracy, seconds, peak_bytes, history.
+    score, seconds, peak_bytes, history.
     """
 
     contenders: Sequence[Contender]
-    data: Dataset
+    data: Data
     draw: Callable[[Any, list[dict[str, Any]]], None] | None = None
+    score: Score = field(default_factory=Score)
 
 
 @dataclass(frozen=True)
 class Setting:
     """What a claim's measurement gets: one data set, one seed, and where to tell how far it is."""
 
-    data: Dataset | None
+    data: Any  # as the claim's `data` names it; None for a claim that needs none
     data_name: str
     seed: int
     quick: bool = False

@@ -113,7 +113,7 @@ def test_run_and_resume(refimpl, tmp_path):
         (["claims", "nope"], 2, "no method named 'nope'"),
         (["claims", "fake", "--data", "mnist"], 1, "refimpl data fetch mnist"),
         (["claims", "--seeds", "0"], 2, "'0': expected a whole number of at least 1"),
-        (["bench", "relu"], 2, "expected ops or methods first, as in: refimpl bench ops relu"),
+        (["bench", "relu"], 2, "expected ops, steps or methods first, as in: refimpl bench ops relu"),
         (["bench", "ops", "nope"], 2, "nothing to race is named 'nope'"),
         (["tune", "nope"], 2, "cannot tune 'nope', expected one of"),
         (["tune", "--budget", "0"], 2, "'0': expected a number of seconds above 0"),

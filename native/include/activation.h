@@ -1,4 +1,5 @@
-/* activation.h - prototypes of activation.c. All: n elements, y or dx may be the same array as x or dy. */
+/* activation.h - prototypes of activation.c. All but the last two: n elements, y or dx may be the same array as x or
+ * dy. */
 #ifndef REFIMPL_ACTIVATION_H
 #define REFIMPL_ACTIVATION_H
 #include "refimpl.h"
@@ -21,5 +22,9 @@ int RI(sigmoid)(const real *x, i64 n, real *y, int threads);
 int RI(sigmoid_backward)(const real *dy, const real *y, i64 n, real *dx, int threads);
 int RI(softplus)(const real *x, i64 n, real *y, int threads);
 int RI(softplus_backward)(const real *dy, const real *x, i64 n, real *dx, int threads);
+
+/* rows of x, dx are 2 D long, those of y, dy D; no array may be another */
+int RI(swiglu)(const real *x, i64 rows, i64 D, real *y, int threads);
+int RI(swiglu_backward)(const real *dy, const real *x, i64 rows, i64 D, real *dx, int threads);
 
 #endif

@@ -9,6 +9,11 @@ int RI(cross_entropy)(const real *logits, const i64 *target, double label_smooth
 int RI(cross_entropy_backward)(const real *p, const i64 *target, double label_smoothing, int ignoring, i64 ignore_index,
                                const real *weight, double dloss, i64 B, i64 K, real *dlogits, int threads);
 
+/* N rows of V; RI_INDEX: a target outside [0, V); dlogits may be logits */
+int RI(log_prob)(const real *logits, const i64 *target, i64 N, i64 V, real *lp, real *lse, int threads);
+int RI(log_prob_backward)(const real *dlp, const real *logits, const i64 *target, const real *lse, i64 N, i64 V,
+                          real *dlogits, int threads);
+
 /* n elements */
 int RI(binary_cross_entropy_with_logits)(const real *logits, const real *target, const real *weight, i64 n, real *loss,
                                          int threads);

@@ -87,3 +87,42 @@ int RI(softplus)(const real *x, i64 n, real *y, int threads) {
 int RI(softplus_backward)(const real *dy, const real *x, i64 n, real *dx, int threads) {
     RI_EACH(3, dx[i] = dy[i] * ri_sigmoid(x[i]));
 }
+
+/* BODY for each row, shared by the threads */
+#define EACH_ROW(cost, BODY)                                                                                      \
+    do {                                                                                                          \
+        const int team = ri_team(threads, rows * D * (cost));                                                     \
+        if (team == 1) {                                                                                          \
+            for (i64 row = 0; row < rows; row++) {                                                                \
+                BODY;                                                                                             \
+            }                                                                                                     \
+        } else {                                                                                                  \
+            _Pragma("omp parallel for schedule(static) num_threads(team)") for (i64 row = 0; row < rows; row++) { \
+                BODY;                                                                                             \
+            }                                                                                                     \
+        }                                                                                                         \
+        return RI_OK;                                                                                             \
+    } while (0)
+
+static void swiglu_row(const real *g, const real *u, i64 D, real *y) {
+#pragma omp simd
+    for (i64 i = 0; i < D; i++) y[i] = g[i] * ri_sigmoid(g[i]) * u[i];
+}
+
+static void swiglu_backward_row(const real *dy, const real *g, const real *u, i64 D, real *dg, real *du) {
+#pragma omp simd
+    for (i64 i = 0; i < D; i++) {
+        const real s = ri_sigmoid(g[i]);
+        dg[i] = dy[i] * u[i] * (s * (R(1.0) + g[i] * (R(1.0) - s)));
+        du[i] = dy[i] * (g[i] * s);
+    }
+}
+
+int RI(swiglu)(const real *x, i64 rows, i64 D, real *y, int threads) {
+    EACH_ROW(4, swiglu_row(x + row * 2 * D, x + row * 2 * D + D, D, y + row * D));
+}
+
+int RI(swiglu_backward)(const real *dy, const real *x, i64 rows, i64 D, real *dx, int threads) {
+    EACH_ROW(6, swiglu_backward_row(dy + row * D, x + row * 2 * D, x + row * 2 * D + D, D, dx + row * 2 * D,
+                                    dx + row * 2 * D + D));
+}

@@ -17,6 +17,7 @@
  * The H / G query heads that share a key head lie next to each other, so they are one problem with R = T H / G rows.
  */
 #include "attention.h"
+#include "parameter.h"
 #include "vmath.h"
 
 #include <stdlib.h>
@@ -41,9 +42,14 @@ typedef real vec __attribute__((vector_size(VECTOR_BYTES), may_alias));
 
 enum {
     LANES = VECTOR_BYTES / sizeof(real),
-    W = 256 / sizeof(real), /* lanes of a tile: queries forward, keys backward */
-    M = 64,                 /* the tile's other side */
+    MOST = 256, /* the most that a side of a tile may have */
 };
+
+/* A tile of scores: forward its lanes are queries, backward keys. The scores and what meets them stay in L1 and L2. */
+RI_PARAMETER(attention_queries, 256 / sizeof(real), 16, 32, 64, 128, 256);
+RI_PARAMETER(attention_keys, 64, 16, 32, 64, 128, 256);
+RI_PARAMETER(attention_backward_keys, 256 / sizeof(real), 16, 32, 64, 128, 256);
+RI_PARAMETER(attention_backward_queries, 64, 16, 32, 64, 128, 256);
 
 static inline i64 round_up(i64 n) {
     return (n + LANES - 1) / LANES * LANES;
@@ -142,10 +148,13 @@ static void pack_transposed(const real *a, i64 n, i64 columns, real factor, i64 
     }
 }
 
-/* a (n x columns) = factor t^T */
-static void unpack_transposed(const real *t, i64 n, i64 columns, real factor, i64 width, real *a) {
+/* a (n x columns) = or += factor t^T */
+static void unpack_transposed(const real *t, i64 n, i64 columns, real factor, i64 width, int adding, real *a) {
     for (i64 i = 0; i < n; i++)
-        for (i64 c = 0; c < columns; c++) a[i * columns + c] = factor * t[c * width + i];
+        for (i64 c = 0; c < columns; c++) {
+            const real old = adding ? a[i * columns + c] : R(0.0);
+            a[i * columns + c] = old + factor * t[c * width + i];
+        }
 }
 
 /* ------------------------------------------------------------------------------------------------ what a row sees */
@@ -157,12 +166,14 @@ struct problem {
     int causal;
     real scale;
     i64 B, H, G, T, S, D, E;
-    i64 rows; /* query rows of one key head: T H / G */
+    i64 rows;         /* query rows of one key head: T H / G */
+    i64 keys;         /* keys that lie in memory for a head, S of them in use */
+    i64 lanes, other; /* the sides of a tile of scores */
 };
 
 static struct problem describe(const real *q, const real *k, const real *v, const real *mask, i64 mask_B, i64 mask_H,
                                i64 mask_T, i64 mask_S, const uint8_t *padding, int causal, double scale, i64 B, i64 H,
-                               i64 G, i64 T, i64 S, i64 D, i64 E) {
+                               i64 G, i64 T, i64 S, i64 D, i64 E, i64 keys, i64 lanes, i64 other) {
     struct problem p = {.q = q, .k = k, .v = v, .mask = mask, .padding = padding, .causal = causal};
     p.mask_b = mask_B > 1 ? mask_H * mask_T * mask_S : 0;
     p.mask_h = mask_H > 1 ? mask_T * mask_S : 0;
@@ -170,7 +181,8 @@ static struct problem describe(const real *q, const real *k, const real *v, cons
     p.mask_s = mask_S > 1 ? 1 : 0;
     p.scale = (real)scale;
     p.B = B, p.H = H, p.G = G, p.T = T, p.S = S, p.D = D, p.E = E;
-    p.rows = H / G * T;
+    p.rows = H / G * T, p.keys = keys;
+    p.lanes = lanes, p.other = other;
     return p;
 }
 
@@ -200,7 +212,7 @@ static inline const real *mask_row(const struct problem *p, i64 bg, i64 r) {
 /* ------------------------------------------------------------------------------------------------ forward */
 
 static size_t forward_bytes(const struct problem *p) {
-    return sizeof(real) * W * (size_t)(p->D + p->E + M);
+    return sizeof(real) * p->lanes * (size_t)(p->D + p->E + p->other);
 }
 
 /* s[j, i] += mask[i, j] for bk keys from j0 and n rows from r0 */
@@ -215,9 +227,9 @@ static void add_mask(const struct problem *p, i64 bg, i64 r0, i64 n, i64 j0, i64
 static void forward_tile(const struct problem *p, i64 bg, i64 r0, i64 n, real *scratch, real *y, real *lse) {
     const i64 S = p->S, D = p->D, E = p->E, width = round_up(n);
     const uint8_t *padding = p->padding ? p->padding + bg / p->G * S : NULL;
-    real *qT = scratch, *yT = qT + D * W, *s = yT + E * W;
-    real max[W], sum[W], fix[W];
-    ri_int last[W];
+    real *qT = scratch, *yT = qT + D * p->lanes, *s = yT + E * p->lanes;
+    real max[MOST], sum[MOST], fix[MOST];
+    ri_int last[MOST];
 
     pack_transposed(p->q + (bg * p->rows + r0) * D, n, D, p->scale, width, qT);
     for (i64 i = 0; i < E * width; i++) yT[i] = R(0.0);
@@ -225,10 +237,10 @@ static void forward_tile(const struct problem *p, i64 bg, i64 r0, i64 n, real *s
     i64 end = smaller(S, last_key_of(p, r0, r0 + n) + 1), first_end = S;
     for (i64 i = 0; i < n; i++) first_end = smaller(first_end, last_key(p, r0 + i) + 1);
 
-    for (i64 j0 = 0; j0 < end; j0 += M) {
-        i64 bk = smaller(M, end - j0);
+    for (i64 j0 = 0; j0 < end; j0 += p->other) {
+        i64 bk = smaller(p->other, end - j0);
         if (padding && memchr(padding + j0, 0, (size_t)bk) == NULL) continue; /* all of them hidden */
-        product(bk, D, width, p->k + (bg * S + j0) * D, D, 1, qT, width, s, width, 0);
+        product(bk, D, width, p->k + (bg * p->keys + j0) * D, D, 1, qT, width, s, width, 0);
         if (p->mask) add_mask(p, bg, r0, n, j0, bk, width, s);
         if (padding) {
             for (i64 j = 0; j < bk; j++)
@@ -237,8 +249,8 @@ static void forward_tile(const struct problem *p, i64 bg, i64 r0, i64 n, real *s
         }
         if (j0 + bk > first_end) { /* the causal diagonal */
             for (i64 i = 0; i < width; i++) {
-                i64 l = i < n ? last_key(p, r0 + i) - j0 : M;
-                last[i] = (ri_int)(l < -1 ? -1 : smaller(l, M));
+                i64 l = i < n ? last_key(p, r0 + i) - j0 : p->other;
+                last[i] = (ri_int)(l < -1 ? -1 : smaller(l, p->other));
             }
             for (i64 j = 0; j < bk; j++) {
 #pragma omp simd
@@ -253,7 +265,7 @@ static void forward_tile(const struct problem *p, i64 bg, i64 r0, i64 n, real *s
             for (i64 i = 0; i < width; i++) max[i] = ri_max(max[i], s[j * width + i]);
         }
         int changed = 0;
-        real shift[W];
+        real shift[MOST];
 #pragma omp simd reduction(| : changed)
         for (i64 i = 0; i < width; i++) {
             shift[i] = max[i] == -RI_INF ? R(0.0) : max[i];
@@ -276,7 +288,7 @@ static void forward_tile(const struct problem *p, i64 bg, i64 r0, i64 n, real *s
                 for (i64 i = 0; i < width; i++) yT[e * width + i] *= fix[i];
             }
         }
-        product(E, bk, width, p->v + (bg * S + j0) * E, 1, E, s, width, yT, width, 1);
+        product(E, bk, width, p->v + (bg * p->keys + j0) * E, 1, E, s, width, yT, width, 1);
     }
 
     /* y = y / sum, lse = m + log(sum); a row that sees no key has sum 0: y = 0, lse = -inf */
@@ -294,19 +306,19 @@ static void forward_tile(const struct problem *p, i64 bg, i64 r0, i64 n, real *s
 static void forward_few(const struct problem *p, i64 bg, i64 r0, i64 n, real *y, real *lse) {
     const i64 S = p->S, D = p->D, E = p->E;
     const uint8_t *padding = p->padding ? p->padding + bg / p->G * S : NULL;
-    real s[M];
+    real s[MOST];
     for (i64 r = r0; r < r0 + n; r++) {
         const real *q = p->q + (bg * p->rows + r) * D;
         real *out = y + (bg * p->rows + r) * E, max = -RI_INF, sum = R(0.0);
         for (i64 e = 0; e < E; e++) out[e] = R(0.0);
         const i64 end = smaller(S, last_key(p, r) + 1);
-        for (i64 j0 = 0; j0 < end; j0 += M) {
-            const i64 bk = smaller(M, end - j0);
+        for (i64 j0 = 0; j0 < end; j0 += p->other) {
+            const i64 bk = smaller(p->other, end - j0);
             if (padding && memchr(padding + j0, 0, (size_t)bk) == NULL) continue;
             const real *mask = p->mask ? mask_row(p, bg, r) + j0 * p->mask_s : NULL;
             real top = max;
             for (i64 j = 0; j < bk; j++) {
-                const real *k = p->k + (bg * S + j0 + j) * D;
+                const real *k = p->k + (bg * p->keys + j0 + j) * D;
                 real dot = R(0.0);
 #pragma omp simd reduction(+ : dot)
                 for (i64 d = 0; d < D; d++) dot += q[d] * k[d];
@@ -327,7 +339,7 @@ static void forward_few(const struct problem *p, i64 bg, i64 r0, i64 n, real *y,
 #pragma omp simd
             for (i64 e = 0; e < E; e++) out[e] *= fix;
             for (i64 j = 0; j < bk; j++) {
-                const real *v = p->v + (bg * S + j0 + j) * E, w = s[j];
+                const real *v = p->v + (bg * p->keys + j0 + j) * E, w = s[j];
 #pragma omp simd
                 for (i64 e = 0; e < E; e++) out[e] += w * v[e];
             }
@@ -339,7 +351,7 @@ static void forward_few(const struct problem *p, i64 bg, i64 r0, i64 n, real *y,
 }
 
 static void forward_rows(const struct problem *p, i64 bg, i64 r0, real *scratch, real *y, real *lse) {
-    const i64 n = smaller(W, p->rows - r0);
+    const i64 n = smaller(p->lanes, p->rows - r0);
     if (n * 4 <= LANES || n == 1)
         forward_few(p, bg, r0, n, y, lse);
     else
@@ -348,18 +360,18 @@ static void forward_rows(const struct problem *p, i64 bg, i64 r0, real *scratch,
 
 int RI(attention)(const real *q, const real *k, const real *v, const real *mask, i64 mask_B, i64 mask_H, i64 mask_T,
                   i64 mask_S, const uint8_t *padding, int causal, double scale, i64 B, i64 H, i64 G, i64 T, i64 S,
-                  i64 D, i64 E, real *y, real *lse, int threads) {
+                  i64 D, i64 E, i64 rows, real *y, real *lse, int threads) {
     if (B == 0 || H == 0 || T == 0) return RI_OK;
     if (G < 1 || H % G) return RI_BADARG;
-    const struct problem p =
-        describe(q, k, v, mask, mask_B, mask_H, mask_T, mask_S, padding, causal, scale, B, H, G, T, S, D, E);
-    const i64 tiles = (p.rows + W - 1) / W, tasks = B * G * tiles;
+    const struct problem p = describe(q, k, v, mask, mask_B, mask_H, mask_T, mask_S, padding, causal, scale, B, H, G, T,
+                                      S, D, E, rows, RI_VALUE(attention_queries), RI_VALUE(attention_keys));
+    const i64 tiles = (p.rows + p.lanes - 1) / p.lanes, tasks = B * G * tiles;
     int team = (int)smaller(team_for(&p, 2, threads), tasks);
     if (team == 1) {
         real *scratch = ri_workspace(RI_WS_OP, forward_bytes(&p));
         if (!scratch) return RI_NOMEM;
         for (i64 task = 0; task < tasks; task++) {
-            forward_rows(&p, task / tiles, task % tiles * W, scratch, y, lse);
+            forward_rows(&p, task / tiles, task % tiles * p.lanes, scratch, y, lse);
         }
         return RI_OK;
     }
@@ -373,7 +385,7 @@ int RI(attention)(const real *q, const real *k, const real *v, const real *mask,
         }
 #pragma omp for schedule(dynamic)
         for (i64 task = 0; task < tasks; task++) {
-            if (scratch) forward_rows(&p, task / tiles, task % tiles * W, scratch, y, lse);
+            if (scratch) forward_rows(&p, task / tiles, task % tiles * p.lanes, scratch, y, lse);
         }
     }
     return status;
@@ -384,6 +396,8 @@ int RI(attention)(const real *q, const real *k, const real *v, const real *mask,
 struct gradients {
     const real *dy, *lse, *delta;
     real *dq, *dk, *dv;
+    i64 keys; /* keys that lie in memory for a head of dk and dv */
+    int adding;
 };
 
 /* A tile of keys: scale k^T (D x W), v^T (E x W), scale k (W x D rounded up), and which of its lanes are hidden */
@@ -394,24 +408,24 @@ struct keys {
 };
 
 static size_t keys_reals(const struct problem *p) {
-    return W * (size_t)(p->D + p->E + round_up(p->D) + 1);
+    return p->lanes * (size_t)(p->D + p->E + round_up(p->D) + 1);
 }
 
 static struct keys keys_at(const struct problem *p, i64 tile, real *memory) {
-    struct keys t = {.j0 = tile * W, .n = smaller(W, p->S - tile * W), .kT = memory};
+    struct keys t = {.j0 = tile * p->lanes, .n = smaller(p->lanes, p->S - tile * p->lanes), .kT = memory};
     t.width = round_up(t.n);
-    t.vT = t.kT + p->D * W;
-    t.k = t.vT + p->E * W;
-    t.hidden = (ri_int *)(t.k + round_up(p->D) * W);
+    t.vT = t.kT + p->D * p->lanes;
+    t.k = t.vT + p->E * p->lanes;
+    t.hidden = (ri_int *)(t.k + round_up(p->D) * p->lanes);
     return t;
 }
 
 static void pack_keys(const struct problem *p, i64 bg, const struct keys *t) {
     const i64 D = p->D, E = p->E, padded = round_up(D);
-    const real *k = p->k + (bg * p->S + t->j0) * D;
+    const real *k = p->k + (bg * p->keys + t->j0) * D;
     const uint8_t *padding = p->padding ? p->padding + bg / p->G * p->S + t->j0 : NULL;
     pack_transposed(k, t->n, D, p->scale, t->width, t->kT);
-    pack_transposed(p->v + (bg * p->S + t->j0) * E, t->n, E, R(1.0), t->width, t->vT);
+    pack_transposed(p->v + (bg * p->keys + t->j0) * E, t->n, E, R(1.0), t->width, t->vT);
     for (i64 j = 0; j < t->n; j++) {
         for (i64 d = 0; d < D; d++) t->k[j * padded + d] = p->scale * k[j * D + d];
         for (i64 d = D; d < padded; d++) t->k[j * padded + d] = R(0.0);
@@ -425,15 +439,15 @@ struct bench {
 };
 
 static size_t bench_reals(const struct problem *p) {
-    return W * (size_t)(2 * M + p->D + p->E) + M * (size_t)round_up(p->D);
+    return p->lanes * (size_t)(2 * p->other + p->D + p->E) + p->other * (size_t)round_up(p->D);
 }
 
 static struct bench bench_at(const struct problem *p, real *memory) {
     struct bench b = {.s = memory};
-    b.ds = b.s + M * W;
-    b.dkT = b.ds + M * W;
-    b.dvT = b.dkT + p->D * W;
-    b.dq = b.dvT + p->E * W;
+    b.ds = b.s + p->other * p->lanes;
+    b.dkT = b.ds + p->other * p->lanes;
+    b.dvT = b.dkT + p->D * p->lanes;
+    b.dq = b.dvT + p->E * p->lanes;
     return b;
 }
 
@@ -448,7 +462,7 @@ static int backward_tile(const struct problem *p, const struct gradients *g, i64
         real *s = b->s + i * width, lse = g->lse[row + i];
         real shift = lse == -RI_INF ? R(0.0) : lse;
         i64 l = last_key(p, r0 + i) - t->j0;
-        ri_int last = (ri_int)(l < -1 ? -1 : smaller(l, W));
+        ri_int last = (ri_int)(l < -1 ? -1 : smaller(l, p->lanes));
         if (p->mask) {
             const real *m = mask_row(p, bg, r0 + i) + t->j0 * p->mask_s;
             for (i64 j = 0; j < t->n; j++) s[j] += m[j * p->mask_s];
@@ -474,8 +488,8 @@ static void backward_keys(const struct problem *p, const struct gradients *g, i6
     const i64 D = p->D, E = p->E, width = t->width, padded = round_up(D);
     for (i64 i = 0; i < D * width; i++) b->dkT[i] = R(0.0);
     for (i64 i = 0; i < E * width; i++) b->dvT[i] = R(0.0);
-    for (i64 r0 = 0; r0 < p->rows; r0 += M) {
-        i64 n = smaller(M, p->rows - r0), row = bg * p->rows + r0;
+    for (i64 r0 = 0; r0 < p->rows; r0 += p->other) {
+        i64 n = smaller(p->other, p->rows - r0), row = bg * p->rows + r0;
         if (!backward_tile(p, g, bg, r0, n, t, b)) continue;
         product(E, n, width, g->dy + row * E, 1, E, b->s, width, b->dvT, width, 1);
         product(D, n, width, p->q + row * D, 1, D, b->ds, width, b->dkT, width, 1);
@@ -487,16 +501,16 @@ static void backward_keys(const struct problem *p, const struct gradients *g, i6
             for (i64 d = 0; d < D; d++) dq[d] += part[d];
         }
     }
-    unpack_transposed(b->dkT, t->n, D, p->scale, width, g->dk + (bg * p->S + t->j0) * D);
-    unpack_transposed(b->dvT, t->n, E, R(1.0), width, g->dv + (bg * p->S + t->j0) * E);
+    unpack_transposed(b->dkT, t->n, D, p->scale, width, g->adding, g->dk + (bg * g->keys + t->j0) * D);
+    unpack_transposed(b->dvT, t->n, E, R(1.0), width, g->adding, g->dv + (bg * g->keys + t->j0) * E);
 }
 
 /* dq of one block of rows from all tiles of keys, which lie packed one after the other */
 static void backward_queries(const struct problem *p, const struct gradients *g, i64 bg, i64 r0, real *packed,
                              const struct bench *b) {
-    const i64 D = p->D, padded = round_up(D), n = smaller(M, p->rows - r0), row = bg * p->rows + r0;
+    const i64 D = p->D, padded = round_up(D), n = smaller(p->other, p->rows - r0), row = bg * p->rows + r0;
     for (i64 i = 0; i < n * D; i++) g->dq[row * D + i] = R(0.0);
-    for (i64 tile = 0; tile * W < p->S; tile++) {
+    for (i64 tile = 0; tile * p->lanes < p->S; tile++) {
         struct keys t = keys_at(p, tile, packed + tile * keys_reals(p));
         if (!backward_tile(p, g, bg, r0, n, &t, b)) continue;
         product(n, t.n, padded, b->ds, t.width, 1, t.k, padded, b->dq, padded, 0);
@@ -512,7 +526,7 @@ static void backward_queries(const struct problem *p, const struct gradients *g,
 static void backward_group(const struct problem *p, const struct gradients *g, i64 bg, real *scratch) {
     struct bench b = bench_at(p, scratch + keys_reals(p));
     for (i64 i = 0; i < p->rows * p->D; i++) g->dq[bg * p->rows * p->D + i] = R(0.0);
-    for (i64 tile = 0; tile * W < p->S; tile++) {
+    for (i64 tile = 0; tile * p->lanes < p->S; tile++) {
         struct keys t = keys_at(p, tile, scratch);
         pack_keys(p, bg, &t);
         backward_keys(p, g, bg, &t, &b, 1);
@@ -531,13 +545,15 @@ static void row_deltas(const real *dy, const real *y, i64 lo, i64 hi, i64 E, rea
 
 int RI(attention_backward)(const real *dy, const real *q, const real *k, const real *v, const real *y, const real *lse,
                            const real *mask, i64 mask_B, i64 mask_H, i64 mask_T, i64 mask_S, const uint8_t *padding,
-                           int causal, double scale, i64 B, i64 H, i64 G, i64 T, i64 S, i64 D, i64 E, real *dq,
-                           real *dk, real *dv, int threads) {
+                           int causal, double scale, i64 B, i64 H, i64 G, i64 T, i64 S, i64 D, i64 E, i64 rows,
+                           i64 drows, int adding, real *dq, real *dk, real *dv, int threads) {
     if (B == 0 || G == 0) return RI_OK;
     if (G < 1 || H % G) return RI_BADARG;
     const struct problem p =
-        describe(q, k, v, mask, mask_B, mask_H, mask_T, mask_S, padding, causal, scale, B, H, G, T, S, D, E);
-    const i64 pairs = B * G, tiles = (S + W - 1) / W, blocks = (p.rows + M - 1) / M, all_rows = B * H * T;
+        describe(q, k, v, mask, mask_B, mask_H, mask_T, mask_S, padding, causal, scale, B, H, G, T, S, D, E, rows,
+                 RI_VALUE(attention_backward_keys), RI_VALUE(attention_backward_queries));
+    const i64 pairs = B * G, tiles = (S + p.lanes - 1) / p.lanes, blocks = (p.rows + p.other - 1) / p.other,
+              all_rows = B * H * T;
     const size_t scratch_bytes = sizeof(real) * (keys_reals(&p) + bench_reals(&p));
     int team = team_for(&p, 5, threads);
     i64 rounds = (pairs + team - 1) / team;
@@ -551,7 +567,8 @@ int RI(attention_backward)(const real *dy, const real *q, const real *k, const r
         free(packed);
         return RI_NOMEM;
     }
-    const struct gradients g = {.dy = dy, .lse = lse, .delta = delta, .dq = dq, .dk = dk, .dv = dv};
+    const struct gradients g = {
+        .dy = dy, .lse = lse, .delta = delta, .dq = dq, .dk = dk, .dv = dv, .keys = drows, .adding = adding};
     int status = RI_OK;
 
     if (team == 1) {
@@ -568,8 +585,8 @@ int RI(attention_backward)(const real *dy, const real *q, const real *k, const r
                 status = RI_NOMEM;
             }
 #pragma omp for schedule(static)
-            for (i64 block = 0; block < all_rows; block += M)
-                row_deltas(dy, y, block, smaller(block + M, all_rows), E, delta);
+            for (i64 block = 0; block < all_rows; block += p.other)
+                row_deltas(dy, y, block, smaller(block + p.other, all_rows), E, delta);
             if (!split) {
 #pragma omp for schedule(dynamic)
                 for (i64 bg = 0; bg < pairs; bg++)
@@ -589,7 +606,7 @@ int RI(attention_backward)(const real *dy, const real *q, const real *k, const r
                         backward_keys(&p, &g, task / tiles, &t, &b, 0);
                     } else {
                         i64 bg = (task - pairs * tiles) / blocks, block = (task - pairs * tiles) % blocks;
-                        backward_queries(&p, &g, bg, block * M, packed + bg * tiles * keys_reals(&p), &b);
+                        backward_queries(&p, &g, bg, block * p.other, packed + bg * tiles * keys_reals(&p), &b);
                     }
                 }
             }

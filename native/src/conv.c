@@ -61,6 +61,8 @@ static inline int omp_get_num_threads(void) {
 typedef real vec __attribute__((vector_size(VBYTES)));
 typedef real loose __attribute__((vector_size(VBYTES), aligned(sizeof(real)), may_alias)); /* at any address */
 
+#include "transpose.h"
+
 enum { BLOCK_BYTES = 384 << 10, IMAGE_BYTES = 640 << 10 }; /* of a padded copy; with a lane for each image */
 
 /* ------------------------------------------------------------------ geometry */
@@ -163,38 +165,6 @@ static block make_block(const geometry *g, const blocking *k, i64 index) {
 }
 
 /* ------------------------------------------------------------------ transposes */
-
-#if defined(__clang__) || __GNUC__ >= 12
-#define HAVE_TRANSPOSE 1
-#if LANES == 16
-#define LOW 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23
-#define HIGH 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31
-#elif LANES == 8
-#define LOW 0, 8, 1, 9, 2, 10, 3, 11
-#define HIGH 4, 12, 5, 13, 6, 14, 7, 15
-#elif LANES == 4
-#define LOW 0, 4, 1, 5
-#define HIGH 2, 6, 3, 7
-#else
-#define LOW 0, 2
-#define HIGH 1, 3
-#endif
-
-/* v (LANES x LANES) = v^T: each round deals the first and the second half of the rows like two hands of cards. */
-static inline __attribute__((always_inline)) void transpose(vec v[LANES]) {
-#pragma GCC unroll 4
-    for (int round = 1; round < LANES; round *= 2) {
-        vec w[LANES];
-#pragma GCC unroll 8
-        for (int i = 0; i < LANES / 2; i++) {
-            w[2 * i] = __builtin_shufflevector(v[i], v[i + LANES / 2], LOW);
-            w[2 * i + 1] = __builtin_shufflevector(v[i], v[i + LANES / 2], HIGH);
-        }
-#pragma GCC unroll 16
-        for (int i = 0; i < LANES; i++) v[i] = w[i];
-    }
-}
-#endif
 
 /* dst[c][r] = src[r][c] for `rows` <= VL rows, 0 for the lanes r from there to VL; dst's rows lie `ds` apart. ds may be
  * less than VL (and rows too, then): what a vector writes too much, the next overwrites, up to VL elements past the

@@ -14,6 +14,7 @@
  * An element of C is the sum over blocks of KC of sums over k in order, whichever thread or tile it falls to.
  */
 #include "gemm.h"
+#include "parameter.h"
 
 #include <string.h>
 
@@ -48,19 +49,19 @@
 /* Cache blocks: a block of A (MC x KC) and a sliver of B (KC x NR) in L2, a panel of B (KC x NC) in L3. A sliver that
  * outgrows L1 costs less than the passes over C that a smaller KC would add: the kernel loads NV vectors of B for MR NV
  * multiply-adds. */
-#define KC 384
-#ifdef RI_IS_F32
-#define MC 168
-#else
-#define MC 84
-#endif
-#define NC 2048
+RI_PARAMETER(gemm_mc, sizeof(real) == 4 ? 168 : 84, 42, 84, 168, 252, 336, 504);
+RI_PARAMETER(gemm_kc, 384, 128, 192, 256, 384, 512, 768);
+RI_PARAMETER(gemm_nc, 2048, 512, 1024, 2048, 4096);
+/* Up to so many rows of C, B is read where it lies: with few tiles to a sliver packing costs more than it saves. */
+RI_PARAMETER(gemm_direct, 64, 0, 32, 64, 128, 256);
 
 typedef real vec __attribute__((vector_size(BYTES)));
 /* the same at any address that suits an element */
 typedef real loose __attribute__((vector_size(BYTES), aligned(sizeof(real)), may_alias));
 
 #define INLINE static inline __attribute__((always_inline))
+
+#include "transpose.h"
 
 typedef struct {
     int ta, tb;
@@ -74,6 +75,11 @@ typedef struct {
     real *c;
     i64 ldc;
 } product;
+
+/* The parameters of one call */
+typedef struct {
+    i64 mc, kc, nc, direct;
+} blocks;
 
 INLINE vec load(const real *x) {
     return *(const loose *)x;
@@ -92,39 +98,6 @@ INLINE i64 up(i64 n, i64 grain) {
 }
 
 /* ------------------------------------------------------------------------------------------------ packing */
-
-#if defined(__clang__) || __GNUC__ >= 12
-#define HAVE_TRANSPOSE 1
-#if LANES == 16
-#define LOW 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23
-#define HIGH 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31
-#elif LANES == 8
-#define LOW 0, 8, 1, 9, 2, 10, 3, 11
-#define HIGH 4, 12, 5, 13, 6, 14, 7, 15
-#elif LANES == 4
-#define LOW 0, 4, 1, 5
-#define HIGH 2, 6, 3, 7
-#else
-#define LOW 0, 2
-#define HIGH 1, 3
-#endif
-
-/* v (LANES x LANES) = v^T. Each round deals the first half of the rows and the second half like two hands of cards;
- * after log2(LANES) rounds row and column indices have changed places. */
-INLINE void transpose(vec v[LANES]) {
-#pragma GCC unroll 4
-    for (int round = 1; round < LANES; round *= 2) {
-        vec w[LANES];
-#pragma GCC unroll 8
-        for (int i = 0; i < LANES / 2; i++) {
-            w[2 * i] = __builtin_shufflevector(v[i], v[i + LANES / 2], LOW);
-            w[2 * i + 1] = __builtin_shufflevector(v[i], v[i + LANES / 2], HIGH);
-        }
-#pragma GCC unroll 16
-        for (int i = 0; i < LANES; i++) v[i] = w[i];
-    }
-}
-#endif
 
 /* `w` rows of X, `sx` apart and consecutive along k, into one sliver out[k][width]; rows w .. width - 1 become zeros.
  * May write up to LANES - 1 elements past the sliver. */
@@ -382,7 +355,7 @@ INLINE void put(const thin *p, i64 r, i64 j, real sum) {
     *to = p->add ? *to + sum : sum;
 }
 
-/* sum (R x CHUNK) += G steps of K, read as G streams along j; `ahead`: the steps that come next, too, are asked for.
+/* sum (R rows of THIN CHUNK / R) += G steps of K, read as G streams along j; `ahead`: each asks for what it needs soon.
  * Inlined with constants R and G. */
 INLINE void add_steps(const int R, const int G, int ahead, const real *x, i64 K, const real *y, i64 y_k, i64 n,
                       real *sum) {
@@ -390,39 +363,40 @@ INLINE void add_steps(const int R, const int G, int ahead, const real *x, i64 K,
     for (; j + VL <= n; j += VL) {
         vec t[THIN];
 #pragma GCC unroll 4
-        for (int r = 0; r < R; r++) t[r] = load(sum + r * CHUNK + j);
+        for (int r = 0; r < R; r++) t[r] = load(sum + r * (THIN * CHUNK / R) + j);
 #pragma GCC unroll 8
         for (int g = 0; g < G; g++) {
             vec v = load(y + g * y_k + j);
-            if (ahead) __builtin_prefetch(y + (g + G) * y_k + j);
+            if (ahead) __builtin_prefetch(y + g * y_k + j + 16 * VL);
 #pragma GCC unroll 4
             for (int r = 0; r < R; r++) t[r] += x[r * K + g] * v;
         }
 #pragma GCC unroll 4
-        for (int r = 0; r < R; r++) store(sum + r * CHUNK + j, t[r]);
+        for (int r = 0; r < R; r++) store(sum + r * (THIN * CHUNK / R) + j, t[r]);
     }
     for (; j < n; j++) {
         for (int r = 0; r < R; r++) {
-            real t = sum[r * CHUNK + j];
+            real t = sum[r * (THIN * CHUNK / R) + j];
             for (int g = 0; g < G; g++) t += x[r * K + g] * y[g * y_k + j];
-            sum[r * CHUNK + j] = t;
+            sum[r * (THIN * CHUNK / R) + j] = t;
         }
     }
 }
 
 /* Y consecutive along j */
 INLINE void thin_rows(const int R, const thin *p, i64 j0, i64 j1) {
+    const i64 chunk = THIN * CHUNK / R;
     real sum[THIN * CHUNK];
-    for (i64 j = j0; j < j1; j += CHUNK) {
-        i64 n = least(CHUNK, j1 - j), k = 0;
-        memset(sum, 0, sizeof(real) * (size_t)(R * CHUNK));
+    for (i64 j = j0; j < j1; j += chunk) {
+        i64 n = least(chunk, j1 - j), k = 0;
+        for (i64 r = 0; r < R; r++) memset(sum + r * chunk, 0, sizeof(real) * (size_t)n);
         if (R == 1 && p->n * (i64)sizeof(real) > BEYOND_CACHE / p->K) {
             for (; k + 8 <= p->K; k += 8) add_steps(R, 8, 1, p->x + k, p->K, p->y + k * p->y_k + j, p->y_k, n, sum);
         }
         for (; k + 8 <= p->K; k += 8) add_steps(R, 8, 0, p->x + k, p->K, p->y + k * p->y_k + j, p->y_k, n, sum);
         for (; k < p->K; k++) add_steps(R, 1, 0, p->x + k, p->K, p->y + k * p->y_k + j, p->y_k, n, sum);
         for (i64 r = 0; r < R; r++) {
-            for (i64 q = 0; q < n; q++) put(p, r, j + q, sum[r * CHUNK + q]);
+            for (i64 q = 0; q < n; q++) put(p, r, j + q, sum[r * chunk + q]);
         }
     }
 }
@@ -556,23 +530,22 @@ static int thin_product(const product *p, int threads) {
 
 /* How a team shares C: `tm` parts of its rows times `tn` parts of its columns, the largest part as small as possible
  * (and rows split first: each part of the columns packs A again). */
-static void grid(i64 M, i64 N, int team, int *tm, int *tn) {
+static void grid(i64 M, i64 N, i64 nc, int team, int *tm, int *tn) {
     double best = 0;
     for (int n = 1; n <= team; n++) {
         if (team % n) continue;
         int m = team / n;
         double rows = (double)((up(M, MR) / MR + m - 1) / m * MR);
-        double columns = (double)((up(least(N, NC), NR) / NR + n - 1) / n * NR);
+        double columns = (double)((up(least(N, nc), NR) / NR + n - 1) / n * NR);
         double cost = rows * (columns + 8);
         if (n == 1 || cost < best) best = cost, *tm = m, *tn = n;
     }
 }
 
-/* Whether B is read where it lies: with few tiles to a sliver, or with all of B in L2, packing costs more than it
- * saves. */
-static int read_direct(const product *p) {
+/* Whether B is read where it lies: with few tiles to a sliver, or not many and all of B in L2. */
+static int read_direct(const product *p, const blocks *s) {
     if (p->tb) return 0;
-    return p->M <= 64 || (p->M <= 256 && p->ldb <= 524288 / (i64)sizeof(real) / p->K);
+    return p->M <= s->direct || (p->M <= 4 * s->direct && p->ldb <= 524288 / (i64)sizeof(real) / p->K);
 }
 
 /* Whether A is read where it lies: with few slivers of B, packing A costs more than it saves. Rows a multiple of 4096
@@ -588,20 +561,29 @@ static void together(int team) {
 }
 
 /* The part of thread `rank`; every thread of the team calls it. `panel` is shared, `mine` the thread's own block. */
-static void work(const product *p, int rank, int team, real *panel, real *mine) {
+static void work(const product *p, const blocks *s, int rank, int team, real *panel, real *mine) {
     i64 sa_i = p->ta ? 1 : p->lda, sa_k = p->ta ? p->lda : 1;
     i64 sb_j = p->tb ? p->ldb : 1, sb_k = p->tb ? 1 : p->ldb;
-    int tm = 1, tn = 1;
-    grid(p->M, p->N, team, &tm, &tn);
-    i64 i0, i1;
-    ri_share(p->M, MR, rank / tn, tm, &i0, &i1);
+    /* Alone, the thread takes all: a small product cannot bear the divisions of a share. */
+    int tm = 1, tn = 1, alone = team == 1;
+    i64 i0 = 0, i1 = p->M;
+    if (!alone) {
+        grid(p->M, p->N, s->nc, team, &tm, &tn);
+        ri_share(p->M, MR, rank / tn, tm, &i0, &i1);
+    }
     int h = height(i1 - i0), rows_direct = read_rows(p);
-    i64 rows = MC / h * h, steps = (p->K + KC - 1) / KC, depth = (p->K + steps - 1) / steps; /* equal parts of K */
-    for (i64 jc = 0; jc < p->N; jc += NC) {
-        i64 nc = least(NC, p->N - jc), j0, j1, p0, p1;
-        ri_share(nc, NR, rank % tn, tn, &j0, &j1);
-        ri_share(nc, NR, rank, team, &p0, &p1);
-        i64 direct = read_direct(p) ? nc / NR * NR : 0;
+    i64 rows = i1 - i0 <= s->mc ? p->M : s->mc / h * h, depth = p->K;
+    if (p->K > s->kc) {
+        i64 steps = (p->K + s->kc - 1) / s->kc;
+        depth = (p->K + steps - 1) / steps; /* equal parts of K */
+    }
+    for (i64 jc = 0; jc < p->N; jc += s->nc) {
+        i64 nc = least(s->nc, p->N - jc), j0 = 0, j1 = nc, p0 = 0, p1 = nc;
+        if (!alone) {
+            ri_share(nc, NR, rank % tn, tn, &j0, &j1);
+            ri_share(nc, NR, rank, team, &p0, &p1);
+        }
+        i64 direct = read_direct(p, s) ? nc / NR * NR : 0;
         if (p0 < direct) p0 = least(direct, p1);
         for (i64 pc = 0; pc < p->K; pc += depth) {
             i64 kc = least(depth, p->K - pc);
@@ -633,17 +615,17 @@ static void empty(const product *p) {
 }
 
 /* A whole product by the five loops; `extra` elements are left free at the start of the panel's workspace. */
-static int loops(const product *p, i64 extra, int threads) {
+static int loops(const product *p, const blocks *s, i64 extra, int threads) {
     int team = ri_team(threads, cost(1, p->M, p->N, p->K));
-    i64 kc = least(KC, p->K);
-    size_t block_bytes = sizeof(real) * (size_t)((least(MC, p->M) + MR) * kc + VL);
-    real *panel = ri_workspace(RI_WS_GEMM_B, sizeof(real) * (size_t)(extra + up(least(NC, p->N), NR) * kc));
+    i64 kc = least(s->kc, p->K);
+    size_t block_bytes = sizeof(real) * (size_t)((least(s->mc, p->M) + MR) * kc + VL);
+    real *panel = ri_workspace(RI_WS_GEMM_B, sizeof(real) * (size_t)(extra + up(least(s->nc, p->N), NR) * kc));
     if (!panel) return RI_NOMEM;
     panel += extra;
     if (team == 1) {
         real *mine = ri_workspace(RI_WS_GEMM_A, block_bytes);
         if (!mine) return RI_NOMEM;
-        work(p, 0, 1, panel, mine);
+        work(p, s, 0, 1, panel, mine);
         return RI_OK;
     }
     int failed = 0;
@@ -659,12 +641,12 @@ static int loops(const product *p, i64 extra, int threads) {
         int stop;
 #pragma omp atomic read
         stop = failed;
-        if (!stop) work(p, omp_get_thread_num(), omp_get_num_threads(), panel, mine);
+        if (!stop) work(p, s, omp_get_thread_num(), omp_get_num_threads(), panel, mine);
     }
 #else
     real *mine = ri_workspace(RI_WS_GEMM_A, block_bytes);
     if (!mine) return RI_NOMEM;
-    work(p, 0, 1, panel, mine);
+    work(p, s, 0, 1, panel, mine);
 #endif
     return failed ? RI_NOMEM : RI_OK;
 }
@@ -680,14 +662,14 @@ static int better_turned(const product *p) {
     return p->tb && N >= 2 * NR && N <= TALL && M <= 4 * NR && p->K >= 2 * M && up(M, VL) - M <= VL / 4;
 }
 
-static int turned(const product *p, int threads) {
+static int turned(const product *p, const blocks *s, int threads) {
     enum { ROWS = 64 };
     i64 M = p->M, N = p->N, extra = up(M * N, 16);
-    i64 bytes = (i64)sizeof(real) * (extra + up(least(NC, M), NR) * least(KC, p->K));
+    i64 bytes = (i64)sizeof(real) * (extra + up(least(s->nc, M), NR) * least(s->kc, p->K));
     real *turned = ri_workspace(RI_WS_GEMM_B, (size_t)bytes); /* the same block that `loops` will ask for */
     if (!turned) return RI_NOMEM;
     product q = {!p->tb, !p->ta, N, M, p->K, p->b, p->ldb, p->a, p->lda, NULL, 0, turned, M};
-    int status = loops(&q, extra, threads);
+    int status = loops(&q, s, extra, threads);
     if (status != RI_OK) return status;
     real part[ROWS * NV * LANES + LANES];
     for (i64 i0 = 0; i0 < M; i0 += ROWS) {
@@ -725,12 +707,13 @@ static int run(const product *p, int threads) {
         empty(p);
         return RI_OK;
     }
+    const blocks s = {RI_VALUE(gemm_mc), RI_VALUE(gemm_kc), RI_VALUE(gemm_nc), RI_VALUE(gemm_direct)};
     if (least(p->M, p->N) <= THIN) {
         if (!many_short_dots(p)) return thin_product(p, threads);
-        return p->M <= THIN ? loops(p, 0, threads) : turned(p, threads);
+        return p->M <= THIN ? loops(p, &s, 0, threads) : turned(p, &s, threads);
     }
-    if (better_turned(p)) return turned(p, threads);
-    return loops(p, 0, threads);
+    if (better_turned(p)) return turned(p, &s, threads);
+    return loops(p, &s, 0, threads);
 }
 
 /* ------------------------------------------------------------------------------------------------ entries */

@@ -144,6 +144,56 @@ int RI(cross_entropy_backward)(const real *p, const i64 *target, double label_sm
     return RI_OK;
 }
 
+/* ---------------------------------------------------------------- log-probability of a token
+ * Two passes over a row, which stays in L1 between them; one number a row is kept. */
+
+static real logsumexp_row(const real *z, i64 V) {
+    real m = -RI_INF, s = R(0.0);
+#pragma omp simd reduction(max : m)
+    for (i64 v = 0; v < V; v++) m = z[v] > m ? z[v] : m;
+#pragma omp simd reduction(+ : s)
+    for (i64 v = 0; v < V; v++) s += ri_exp(z[v] - m);
+    return m + ri_log(s);
+}
+
+static int targets_in_range(const i64 *target, i64 N, i64 V) {
+    int bad = 0;
+    for (i64 t = 0; t < N; t++) bad |= target[t] < 0 || target[t] >= V;
+    return !bad;
+}
+
+int RI(log_prob)(const real *logits, const i64 *target, i64 N, i64 V, real *lp, real *lse, int threads) {
+    if (!targets_in_range(target, N, V)) return RI_INDEX;
+    const int team = ri_team(threads, N * V * 2);
+    const i64 per = ri_larger(1, RI_CHUNK / ri_larger(1, V));
+    RI_FOR(team, block, ri_blocks(N, per), {
+        for (i64 t = block * per; t < ri_smaller((block + 1) * per, N); t++) {
+            lse[t] = logsumexp_row(logits + t * V, V);
+            lp[t] = logits[t * V + target[t]] - lse[t];
+        }
+    });
+    return RI_OK;
+}
+
+static void log_prob_backward_row(real dlp, const real *z, real lse, i64 target, i64 V, real *dz) {
+    const real hit = dlp * (R(1.0) - ri_exp(z[target] - lse));
+#pragma omp simd
+    for (i64 v = 0; v < V; v++) dz[v] = -dlp * ri_exp(z[v] - lse);
+    dz[target] = hit;
+}
+
+int RI(log_prob_backward)(const real *dlp, const real *logits, const i64 *target, const real *lse, i64 N, i64 V,
+                          real *dlogits, int threads) {
+    if (!targets_in_range(target, N, V)) return RI_INDEX;
+    const int team = ri_team(threads, N * V * 2);
+    const i64 per = ri_larger(1, RI_CHUNK / ri_larger(1, V));
+    RI_FOR(team, block, ri_blocks(N, per), {
+        for (i64 t = block * per; t < ri_smaller((block + 1) * per, N); t++)
+            log_prob_backward_row(dlp[t], logits + t * V, lse[t], target[t], V, dlogits + t * V);
+    });
+    return RI_OK;
+}
+
 /* ---------------------------------------------------------------- element by element */
 
 RI_ALWAYS real bce_term(real z, real t) {

@@ -3,6 +3,7 @@
  * Nothing here depends on a dtype or an instruction set. The only state is one block of scratch memory per thread and
  * slot, owned by that thread and freed when it ends.
  */
+#include "parameter.h"
 #include "refimpl.h"
 
 #include <pthread.h>
@@ -16,6 +17,8 @@ struct block {
     void *memory;
     size_t bytes;
 };
+
+_Thread_local i64 ri_set_values[RI_MOST_PARAMETERS];
 
 static pthread_key_t key;
 static pthread_once_t once = PTHREAD_ONCE_INIT;

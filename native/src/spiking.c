@@ -6,11 +6,13 @@
  * independent: the number of threads changes no bit. The sigmoid and atan surrogates add an exp or a division.
  */
 #include "spiking.h"
+#include "parameter.h"
 #include "vmath.h"
 
 enum { SUBTRACT, ZERO };
 enum { RECTANGLE, TRIANGLE, SIGMOID, ATAN };
-enum { BLOCK = 8192 / sizeof(real) };
+/* Neurons that a thread takes through all steps at a time. */
+RI_PARAMETER(spiking_block, 8192 / sizeof(real), 256, 512, 1024, 2048, 4096, 8192);
 
 #define INLINE static inline __attribute__((always_inline))
 
@@ -18,7 +20,7 @@ enum { BLOCK = 8192 / sizeof(real) };
  * by the threads when there is enough to do. An element takes about 1/4 ns in cache, `cost` quarters. */
 #define EACH_BLOCK(cost, BODY)                                                                                      \
     do {                                                                                                            \
-        i64 blocks = (N + BLOCK - 1) / BLOCK, units = B * blocks;                                                   \
+        i64 block = RI_VALUE(spiking_block), blocks = (N + block - 1) / block, units = B * blocks;                  \
         int team = units ? ri_team(threads, B * (T + 1) * N / 4 * (cost)) : 1;                                      \
         if (team == 1) {                                                                                            \
             for (i64 unit = 0; unit < units; unit++) ONE_BLOCK(BODY)                                                \
@@ -29,8 +31,8 @@ enum { BLOCK = 8192 / sizeof(real) };
     } while (0)
 #define ONE_BLOCK(BODY)                                       \
     {                                                         \
-        i64 b = unit / blocks, first = unit % blocks * BLOCK; \
-        i64 n = N - first < BLOCK ? N - first : BLOCK;        \
+        i64 b = unit / blocks, first = unit % blocks * block; \
+        i64 n = N - first < block ? N - first : block;        \
         i64 at = b * T * N + first, state = b * N + first;    \
         BODY                                                  \
     }

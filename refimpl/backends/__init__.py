@@ -1,5 +1,6 @@
 """Floor 1: which body of an operation runs, and on how many threads. Knows no mathematics."""
 
+from refimpl.backends.arena import arena
 from refimpl.backends.dispatch import (
     BACKENDS,
     Operation,
@@ -15,6 +16,7 @@ from refimpl.backends.threads import get_num_threads, set_num_threads
 __all__ = [
     "BACKENDS",
     "Operation",
+    "arena",
     "available_backends",
     "backend",
     "get_backend",

@@ -14,7 +14,8 @@ from __future__ import annotations
 import importlib
 import os
 import warnings
-from typing import Any
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -29,10 +30,6 @@ _LEVELS = {"base": 0, "v2": 2, "v3": 3, "v4": 4}
 
 def _load() -> None:
     global ffi, lib, level, why_not
-    if "OMP_WAIT_POLICY" not in os.environ:
-        # libgomp reads this once, when it is loaded: threads that wait spin for some 50 microseconds (its own default
-        # is milliseconds), then sleep. Where other processes want the cores too, longer spinning costs tenfold.
-        os.environ.setdefault("GOMP_SPINCOUNT", "2000")
     if os.environ.get("REFIMPL_NATIVE", "1") == "0":
         why_not = "switched off by REFIMPL_NATIVE=0"
         return
@@ -89,6 +86,63 @@ def fail(status: int, name: str) -> None:
     if status == 2:
         raise ValueError(f"{name}: an index lies outside its range")
     raise RuntimeError(f"{name}: the C core refused its arguments (code {status}); please report this")
+
+
+class Parameter(NamedTuple):
+    """A number that kernels of one dtype are run with, on this instruction-set level: the size of a block, say."""
+
+    value: int
+    default: int
+    values: tuple[int, ...]  # all that it may be
+
+
+def _parameter_names() -> dict[str, int]:
+    """The number that the C core knows a parameter by."""
+    count = 0 if lib is None else lib.ri_parameters()
+    return {ffi.string(lib.ri_parameter_name(i)).decode(): i for i in range(count)}
+
+
+def parameters() -> dict[str, Parameter]:
+    """The parameters of the C core by name ("gemm_kc_f32"), {} without the C core. They change the speed, and the
+    order of sums, but no result by more than the error bound of its operation."""
+    found = {}
+    for name, i in _parameter_names().items():
+        room = ffi.new("i64[]", 8)  # RI_MOST_VALUES
+        count = lib.ri_parameter_values(i, room)
+        values = tuple(room[k] for k in range(count))
+        found[name] = Parameter(lib.ri_get_parameter(i), lib.ri_parameter_default(i), values)
+    return found
+
+
+def set_parameter(name: str, value: int | None) -> None:
+    """Set a parameter for the calls that this thread makes from now on; None: its default. Raises ValueError for a name
+    that is none, and for a value that is not allowed."""
+    i = _parameter_names().get(name)
+    if i is None:
+        raise ValueError(f"refimpl: no parameter of the C core is named {name!r}")
+    if value is None:
+        value = lib.ri_parameter_default(i)
+    allowed = parameters()[name].values
+    if isinstance(value, bool) or value not in allowed or lib.ri_set_parameter(i, int(value)):
+        raise ValueError(f"refimpl: {name} is {value!r}, expected one of {', '.join(map(str, allowed))}")
+
+
+def with_parameters(body: Callable[..., Any], values: Iterable[tuple[str, int]]) -> Callable[..., Any]:
+    """`body`, with parameters set while it runs. Raises KeyError for a name that is none."""
+    names, get, put = _parameter_names(), lib.ri_get_parameter, lib.ri_set_parameter
+    wanted = [(names[name], value) for name, value in values]
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        before = [(i, get(i)) for i, _ in wanted]
+        for i, value in wanted:
+            put(i, value)
+        try:
+            return body(*args, **kwargs)
+        finally:
+            for i, value in before:
+                put(i, value)
+
+    return call
 
 
 def isa() -> str | None:

@@ -1,10 +1,11 @@
 """Wisdom: what `refimpl tune` learned on this machine, its file, and how `backend("auto")` uses it. FFTW's idea.
 
-A choice says which body of an operation was fastest for calls of one size, and on how many threads of the C core. The
-size class of a call is floor(log2(n)), where n is the number of elements of the argument that carries the data, or of
-multiplications where an operation multiplies matrices. What was measured holds for float32; other calls, sizes beyond
-the largest that was measured, and operations that were not tuned run as they would without wisdom. So do
-`backend("native")` and `backend("numpy")`, always.
+A choice says which body of an operation was fastest for calls of one size, on how many threads of the C core, and
+with which parameters of its kernels (sizes of blocks; native/include/parameter.h). The size class of a call is
+floor(log2(n)), where n is the number of elements of the argument that carries the data, or of multiplications where
+an operation multiplies matrices. What was measured holds for float32; other calls, sizes beyond the largest that was
+measured, and operations that were not tuned run as they would without wisdom. So do `backend("native")` and
+`backend("numpy")`, always.
 
 The file is the one named by REFIMPL_WISDOM, else `wisdom.json` in the user's cache folder. REFIMPL_WISDOM=off switches
 wisdom off; an empty value counts as not set. A process reads it once, before its first call in "auto" (and again after
@@ -18,7 +19,8 @@ with one warning: the library then works as if there were none.
         {"<threads>": {"<operation> float32": {"<size class>":
             {"body": "numpy", "threads": 0, "seconds": 2e-6, "default_seconds": 4e-6, "when": 1767225600}}}}}}
 
-"body": "default" records that this size was measured and nothing was faster than the choice without wisdom.
+"body": "default" records that this size was measured and nothing was faster than the choice without wisdom. An entry
+whose kernels run with other parameters than by default has {"parameters": {"gemm_kc_f32": 256}} besides.
 """
 
 from __future__ import annotations
@@ -43,7 +45,9 @@ from refimpl.backends.processor import caches, cpu
 __all__ = [
     "BadWisdom",
     "Entry",
+    "Parameters",
     "Tunable",
+    "Way",
     "check_writable",
     "chooser",
     "file",
@@ -71,10 +75,21 @@ class BadWisdom(ValueError):
     """The file holds something else than wisdom of this format."""
 
 
+Parameters = tuple[tuple[str, int], ...]  # names and values, sorted
+
+
+class Way(NamedTuple):
+    """How a call is run: its body, threads (0 but for "native"), and parameters of the kernels that are not default."""
+
+    body: str
+    threads: int
+    parameters: Parameters = ()
+
+
 class Entry(NamedTuple):
     """What was measured for one size: the choice, its time and that of the untuned choice, and when (Unix time).
 
-    `body` is "default" where nothing was faster. `threads` is 0 but for "native".
+    `body` is "default" where nothing was faster. `threads` is 0 but for "native", whose kernels run with `parameters`.
     """
 
     body: str
@@ -82,6 +97,12 @@ class Entry(NamedTuple):
     seconds: float
     default_seconds: float
     when: int
+    parameters: Parameters = ()
+
+    @property
+    def way(self) -> Way:
+        """What was chosen."""
+        return Way(self.body, self.threads, self.parameters)
 
 
 Learned = dict[str, dict[int, Entry]]  # operation -> size class -> entry
@@ -95,6 +116,7 @@ class Tunable(NamedTuple):
     work      n of a call (the number of multiplications), where elements are no measure
     make      arguments of a call of about n: make(normal, n), with a source of normal arrays
     classes   the size classes that are measured
+    kernels   families of parameters ("gemm") that its kernels run with
     """
 
     op: str
@@ -102,6 +124,12 @@ class Tunable(NamedTuple):
     work: Callable[..., int] | None
     make: Callable[..., dict[str, Any]]
     classes: tuple[int, ...]
+    kernels: tuple[str, ...] = ()
+
+    def parameters(self) -> dict[str, native.Parameter]:
+        """The search space: parameters by name, with their default and all values that they may take."""
+        known = native.parameters()
+        return {n: p for n, p in known.items() if n.endswith("_f32") and n.partition("_")[0] in self.kernels}
 
 
 _tunables: dict[str, Tunable] = {}
@@ -114,9 +142,10 @@ def tunable(
     make: Callable[..., dict[str, Any]],
     classes: range,
     work: Callable[..., int] | None = None,
+    kernels: str = "",
 ) -> None:
-    """Declare that an operation can be tuned."""
-    _tunables[op] = Tunable(op, of, work, make, tuple(classes))
+    """Declare that an operation can be tuned; `kernels` names families of parameters ("gemm conv")."""
+    _tunables[op] = Tunable(op, of, work, make, tuple(classes), tuple(kernels.split()))
 
 
 def tunables() -> dict[str, Tunable]:
@@ -133,36 +162,37 @@ def size(t: Tunable, args: Mapping[str, Any]) -> int:
     return t.work(**args) if t.work is not None else args[t.of].size
 
 
-def spread(measured: Mapping[int, Entry]) -> dict[int, tuple[str, int]]:
-    """The choice of every size class, (body, threads), from those that were measured.
+def spread(measured: Mapping[int, Entry]) -> dict[int, Way]:
+    """The choice of every size class from those that were measured.
 
     Between two measured classes it is their choice where they agree; below the smallest it is that of the smallest
     (calls so small are all overhead); anything else stays untuned.
     """
     known = sorted(measured)
-    choices: dict[int, tuple[str, int]] = {}
+    choices: dict[int, Way] = {}
     for below, here in zip([-1, *known], known):
-        choice = measured[here][:2]
-        if choice[0] != "default":
-            first = below + 1 if below < 0 or measured[below][:2] == choice else here
+        choice = measured[here].way
+        if choice.body != "default":
+            first = below + 1 if below < 0 or measured[below].way == choice else here
             choices.update((c, choice) for c in range(first, here + 1))
     return choices
 
 
 def chooser(
-    t: Tunable, choices: Mapping[tuple[int, int], tuple[str, int]], bodies: dict[str, Callable[..., Any]]
+    t: Tunable, choices: Mapping[tuple[int, int], Way], bodies: dict[str, Callable[..., Any]]
 ) -> Callable[..., Any]:
     """The body that runs in "auto": it takes the size of the call and runs what `choices` names for it.
 
-    `choices` goes from (threads that are set, size class) to (body, threads). A call of the function that this returns
+    `choices` goes from (threads that are set, size class) to a way. A call of the function that this returns
     costs 0.3 to 0.5 µs more than a call of the body (`refimpl bench` measures it).
     """
     of, work, plain = t.of, t.work, (dispatch.untuned(bodies), 0)
     position = bodies["numpy"].__code__.co_varnames.index(of)
     # number of threads -> by bit length of n: (body, threads to hold it to; 0: as many as are set)
     ways = {n: [plain] * (MAX_CLASS + 2) for n, _ in choices}
-    for (n, c), (body, limit) in choices.items():
-        ways[n][c + 1] = (bodies[body], 0 if limit == n else limit)
+    for (n, c), (name, limit, parameters) in choices.items():
+        body = native.with_parameters(bodies[name], parameters) if parameters else bodies[name]
+        ways[n][c + 1] = (body, 0 if limit == n else limit)
     ways_with = ways.get
     limit_to, unlimit = threads.limit.set, threads.limit.reset
     threads.use_limits()
@@ -191,7 +221,13 @@ def _apply(learned: Mapping[int, Learned]) -> None:
     global _in_force
     _in_force = {n: dict(ops) for n, ops in learned.items()}
     for name, t in tunables().items():
-        choices = {(n, c): way for n, ops in learned.items() for c, way in spread(ops.get(name, {})).items()}
+        space = t.parameters()
+        choices = {
+            (n, c): way
+            for n, ops in learned.items()
+            for c, way in spread(ops.get(name, {})).items()
+            if all(p in space and v in space[p].values for p, v in way.parameters)
+        }
         dispatch.set_chooser(name, functools.partial(chooser, t, choices) if choices else None)
 
 
@@ -283,9 +319,12 @@ def _operation(text: str) -> str:
 
 def _entry(value: Any, n: int) -> Entry:
     """Checked: types exactly (True is no number), ranges, no more and no fewer names."""
-    if not isinstance(value, dict) or value.keys() != set(Entry._fields):
+    if not isinstance(value, dict) or {*value, "parameters"} != set(Entry._fields):
         raise BadWisdom(f"an entry is {str(value)[:60]}, expected {', '.join(Entry._fields)}")
-    entry = Entry(**value)
+    given = _mapping("parameters", value.get("parameters", {}))
+    if len(given) > 100 or not all(type(v) is int and 0 <= v < 1 << 40 and len(k) < 100 for k, v in given.items()):
+        raise BadWisdom(f"parameters are {str(given)[:60]}, expected names and whole numbers")
+    entry = Entry(**{**value, "parameters": tuple(sorted(given.items()))})
     if entry.body not in BODIES:
         raise BadWisdom(f"body is {str(entry.body)[:40]!r}, expected one of {', '.join(BODIES)}")
     least, most = (1, n) if entry.body == "native" else (0, 0)
@@ -391,7 +430,7 @@ def store(path: str, n: int, learned: Mapping[str, Mapping[int, Entry]]) -> None
             tree = {
                 machine: {
                     str(k): {
-                        f"{op} float32": {str(c): entry._asdict() for c, entry in sorted(entries.items())}
+                        f"{op} float32": {str(c): _plain(entry) for c, entry in sorted(entries.items())}
                         for op, entries in sorted(ops.items())
                     }
                     for k, ops in sections.items()
@@ -408,6 +447,13 @@ def store(path: str, n: int, learned: Mapping[str, Mapping[int, Entry]]) -> None
                 del machines[machine]
         with atomic(path) as stream:
             stream.write(content)
+
+
+def _plain(entry: Entry) -> dict[str, Any]:
+    """As the file has it."""
+    fields = entry._asdict()
+    fields["parameters"] = dict(entry.parameters)
+    return fields if entry.parameters else {k: v for k, v in fields.items() if k != "parameters"}
 
 
 def _newest(ops: Learned) -> int:

@@ -1,11 +1,11 @@
-"""Data sets and batches: small real image sets, read strictly, fetched safely, always in the same shape.
+"""Data sets and batches: small real data, read strictly, fetched safely, always in the same shape.
 
     >>> from refimpl.data import load
     >>> digits = load("digits")
     >>> digits
     Dataset('digits', 1415 train + 382 test, shape (1, 8, 8), 10 classes)
 
-`load(name)` knows "digits" (embedded), "mnist", "fashion-mnist" and "cifar-10"; `fetch(name)` downloads, `verify(name)`
+`load(name)` knows "digits" (embedded) and whatever else `names()` tells; `fetch(name)` downloads, `verify(name)`
 looks at the files again, `path(name)` says where they are, `info(name)` what they are. `batches` gives the order of an
 epoch. `read_idx`, `write_idx` and `read_cifar10` read and write single files of these formats.
 
@@ -14,7 +14,7 @@ This package needs NumPy alone; `fetch` also needs pooch and tqdm, and imports t
 
 from refimpl.data.catalogue import Info, names
 from refimpl.data.cifar import read_cifar10
-from refimpl.data.dataset import Dataset, batches
+from refimpl.data.dataset import Data, Dataset, batches
 from refimpl.data.download import fetch
 from refimpl.data.errors import DataError, DataNotFound, DownloadError
 from refimpl.data.idx import read_idx, write_idx
@@ -23,6 +23,7 @@ from refimpl.data.verification import Check, verify
 
 __all__ = [
     "Check",
+    "Data",
     "DataError",
     "DataNotFound",
     "Dataset",

@@ -1,13 +1,39 @@
-"""A labelled image set in memory, subsets of it, and the order in which training walks through it."""
+"""What a data set of any kind offers to the lab, a labelled image set in memory, and the order of an epoch."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from typing import Any, Protocol
 
 import numpy as np
 
-__all__ = ["Dataset", "batches"]
+__all__ = ["Data", "Dataset", "batches"]
+
+
+class Data(Protocol):
+    """A data set of any kind (images, events, text, a graph), as the lab sees it.
+
+    A learner that fits this kind of data is trained by `learner.begin(*data.train)` and judged by
+    `learner.score(*data.test)`. `sizes` says in a few words how much there is; `arrays()` holds all that the results
+    depend on; `quick(seed)` is a small part for trying things out.
+    """
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def title(self) -> str: ...
+    @property
+    def train(self) -> tuple[Any, ...]: ...
+    @property
+    def test(self) -> tuple[Any, ...]: ...
+    @property
+    def sizes(self) -> str: ...
+    def arrays(self) -> Mapping[str, np.ndarray]: ...
+    def quick(self, seed: int) -> Data: ...
+
+
+QUICK_TRAIN, QUICK_TEST = 400, 200
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,6 +70,29 @@ class Dataset:
             f"Dataset({self.name!r}, {len(self.x_train)} train + {len(self.x_test)} test, "
             f"shape {self.shape}, {self.n_classes} classes)"
         )
+
+    @property
+    def train(self) -> tuple[np.ndarray, np.ndarray]:
+        """Training images and labels: the arguments of `fit`."""
+        return self.x_train, self.y_train
+
+    @property
+    def test(self) -> tuple[np.ndarray, np.ndarray]:
+        """Test images and labels: the arguments of `score`."""
+        return self.x_test, self.y_test
+
+    @property
+    def sizes(self) -> str:
+        """How many images there are, in words."""
+        return f"{len(self.x_train):,} training, {len(self.x_test):,} test images"
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """All arrays by name."""
+        return {"x_train": self.x_train, "y_train": self.y_train, "x_test": self.x_test, "y_test": self.y_test}
+
+    def quick(self, seed: int) -> Dataset:
+        """At most 400 training and 200 test images."""
+        return self.subset(min(QUICK_TRAIN, len(self.x_train)), min(QUICK_TEST, len(self.x_test)), seed)
 
     def subset(self, n_train: int | None = None, n_test: int | None = None, seed: int = 0) -> Dataset:
         """A smaller set, drawn without replacement and stratified by class; None keeps the whole split.

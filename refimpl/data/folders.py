@@ -10,37 +10,22 @@ A set is looked for in `<root>/<name>/`, under its original file names, in the f
 
 from __future__ import annotations
 
+import importlib
 import os
-import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from refimpl._disk import cache_folder
 from refimpl.data.catalogue import Info, spec
-from refimpl.data.digits import FOLDER as DIGITS_FOLDER
-from refimpl.data.digits import IMAGES as DIGITS_IMAGES
-from refimpl.data.digits import LABELS as DIGITS_LABELS
 from refimpl.data.errors import DataNotFound
 
-__all__ = ["Found", "cache", "cifar_records", "locate", "roots", "search"]
-
-IDX_FILES = (
-    "train-images-idx3-ubyte",
-    "train-labels-idx1-ubyte",
-    "t10k-images-idx3-ubyte",
-    "t10k-labels-idx1-ubyte",
-)
-CIFAR_TRAIN = tuple(f"data_batch_{i}" for i in range(1, 6))
-CIFAR_TEST = "test_batch"
-CIFAR_FOLDERS = ("", "cifar-10-batches-bin", "cifar-10-batches-py")
+__all__ = ["Found", "cache", "first", "format_of", "locate", "roots", "search"]
 
 
 @dataclass(frozen=True)
 class Found:
-    """A data set on the disk: its folder, and the files of the two splits.
-
-    For IDX sets a split is (images, labels); for CIFAR-10 it is a row of batches in the order of their numbers.
-    """
+    """A data set on the disk: its folder, and the files of the two splits, in the order that its format wants them."""
 
     folder: Path
     train: tuple[Path, ...]
@@ -62,18 +47,19 @@ def roots(root: str | os.PathLike[str] | None = None) -> list[tuple[str, Path]]:
 
 
 def locate(name: str, root: str | os.PathLike[str] | None = None) -> Found:
-    """The first whole copy of a data set. The embedded digits are always found, whatever `root` is.
+    """The first whole copy of a data set. Embedded sets are always found, whatever `root` is.
 
     Raises ValueError for an unknown name; DataNotFound, with each folder searched and what it lacks, when no copy is
     whole.
     """
     info = spec(name)
-    if name == "digits":
-        files = (DIGITS_FOLDER / DIGITS_IMAGES, DIGITS_FOLDER / DIGITS_LABELS)
-        return Found(DIGITS_FOLDER, files, files)
+    if info.embedded:
+        found = format_of(info).search(info, Path(__file__).parent / name)  # such a set has a folder here
+        assert isinstance(found, Found), found
+        return found
     report = []
     for why, base in roots(root):
-        folder = base / name
+        folder = base / (info.folder or name)
         found = search(info, folder)
         if isinstance(found, Found):
             return found
@@ -85,59 +71,15 @@ def locate(name: str, root: str | os.PathLike[str] | None = None) -> Found:
 
 def search(info: Info, folder: Path) -> Found | str:
     """The files of a set in one folder, or, where the set is not whole there, a sentence on what is missing."""
-    if not folder.is_dir():
-        return "no such folder"
-    return _search_cifar(folder) if info.name == "cifar-10" else _search_idx(folder)
+    return format_of(info).search(info, folder) if folder.is_dir() else "no such folder"
 
 
-def _search_idx(folder: Path) -> Found | str:
-    """Four files, each plain or in .gz (plain first: it reads faster)."""
-    files = [_first(folder, name, ("", ".gz")) for name in IDX_FILES]
-    missing = [f"{name}.gz" for name, file in zip(IDX_FILES, files) if file is None]
-    if missing:
-        return f"lacks {', '.join(missing)}"
-    whole = tuple(file for file in files if file is not None)
-    return Found(folder, whole[:2], whole[2:])
+def format_of(info: Info) -> Any:
+    """The module that knows the files of a set: `search(info, folder) -> Found | str`, `read(info, found) -> Data`, and
+    `readers(info, found)`, pairs of each file and a function that reads it and raises DataError where it is damaged."""
+    return importlib.import_module(f"refimpl.data.{info.format}")
 
 
-def _search_cifar(folder: Path) -> Found | str:
-    """Any of the five training batches and a test batch, in the folder itself or as their archives unpack.
-
-    A batch is binary (plain, .gz or .xz) or of the python version. Where a whole batch is missing, a part of it, named
-    `<batch>_first<n>.bin`, stands in.
-    """
-    lacks = ""
-    for sub in CIFAR_FOLDERS:
-        place = folder / sub
-        if not place.is_dir():
-            continue
-        train = tuple(batch for name in CIFAR_TRAIN if (batch := _cifar_batch(place, name)) is not None)
-        test = _cifar_batch(place, CIFAR_TEST)
-        if train and test is not None:
-            return Found(folder, train, (test,))
-        if train or test is not None or not lacks:
-            lacks = f"lacks {'test_batch.bin' if train else 'data_batch_1.bin, ..., data_batch_5.bin'}"
-    return lacks
-
-
-def _cifar_batch(folder: Path, name: str) -> Path | None:
-    whole = _first(folder, name, (".bin", ".bin.gz", ".bin.xz", ""))
-    if whole is not None:
-        return whole
-    parts = [file for file in folder.glob(f"{name}_first*.bin*") if cifar_records(file) and file.is_file()]
-    return max(parts, key=lambda file: (cifar_records(file), file.name), default=None)
-
-
-_BATCH = re.compile(r"(data_batch_[1-5]|test_batch)(?:(?:_first([1-9]\d{0,3}))?\.bin(?:\.gz|\.xz)?)?")
-
-
-def cifar_records(file: Path) -> int:
-    """How many records a batch must hold by its name: 10,000, or n for `<batch>_first<n>.bin`; 0 for no such name."""
-    match = _BATCH.fullmatch(file.name)
-    if match is None:
-        return 0
-    return int(match[2] or 10_000)
-
-
-def _first(folder: Path, name: str, endings: tuple[str, ...]) -> Path | None:
+def first(folder: Path, name: str, endings: tuple[str, ...]) -> Path | None:
+    """The first of `name` with one of the endings that is a file in `folder`."""
     return next((file for end in endings if (file := folder / (name + end)).is_file()), None)

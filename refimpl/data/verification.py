@@ -4,17 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 from refimpl.data.catalogue import Info, spec
-from refimpl.data.cifar import read_cifar10
-from refimpl.data.digits import read_digits
 from refimpl.data.errors import DataError
 from refimpl.data.files import digest
-from refimpl.data.folders import cifar_records, locate
-from refimpl.data.registry import read_idx_pair
+from refimpl.data.folders import format_of, locate
 
 __all__ = ["Check", "verify"]
 
@@ -37,14 +33,7 @@ def verify(name: str, *, root: str | os.PathLike[str] | None = None) -> list[Che
     """
     info = spec(name)
     found = locate(name, root)
-    if name == "digits":
-        return [_check(info, file, read_digits) for file in found.train]
-    if name == "cifar-10":
-        files = found.train + found.test
-        return [_check(info, file, partial(read_cifar10, file, records=cifar_records(file))) for file in files]
-    return [
-        _check(info, file, partial(read_idx_pair, info, *pair)) for pair in (found.train, found.test) for file in pair
-    ]
+    return [_check(info, file, read) for file, read in format_of(info).readers(info, found)]
 
 
 def _check(info: Info, file: Path, read: Callable[[], object]) -> Check:

@@ -3,6 +3,7 @@
 All in one process, on the same arrays and the same number of threads. Results are compared before anything is timed.
 The racers take turns (a machine that slows down slows all of them), each turn of one is preceded by an untimed call
 that fills its caches, and the median over turns is what counts; the interquartile range says how far to trust it.
+The C core runs in an arena, as it does in every training loop of this library; NumPy and PyTorch have their own memory.
 
 The machine's limits are measured in the same run. Bandwidth: np.copyto between arrays that together take as many bytes
 as the operation moves at least (so a working set that fits the caches is held to the caches' bandwidth), on as many
@@ -21,9 +22,9 @@ import math
 import os
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -32,12 +33,13 @@ import numpy as np
 
 from refimpl import methods
 from refimpl._version import __version__
-from refimpl.backends import backend, get_num_threads, operations, wisdom
+from refimpl.backends import arena, backend, get_num_threads, operations, wisdom
 from refimpl.lab import files
 from refimpl.lab.cases import CASES, Case
 from refimpl.lab.errors import RunError, UsageError
 from refimpl.lab.machine import core, limited_threads, machine, need, package_version
 from refimpl.lab.progress import Bar
+from refimpl.lab.steps import steps as STEPS
 from refimpl.lab.text import short, table, width
 
 __all__ = ["Timing", "agree", "check_plot", "plot", "race", "report", "run"]
@@ -91,8 +93,10 @@ def race(racers: Mapping[str, Callable[[], Any]], contexts: Mapping[str, str] | 
     return {name: _summary(times) for name, times in samples.items()}
 
 
-def _in(name: str | None) -> Any:
-    return nullcontext() if name is None else backend(name)
+@contextmanager
+def _in(name: str | None) -> Iterator[None]:
+    with nullcontext() if name is None else backend(name), arena() if name == "native" else nullcontext():
+        yield
 
 
 def _summary(times: list[float]) -> Timing:
@@ -159,7 +163,9 @@ def overhead() -> tuple[float, float]:
     body = relu.table["native"]
     x = np.ones(1, np.float32)
     declared = wisdom.Tunable("relu", "x", None, lambda normal, n: {}, (0,))
-    decides = wisdom.chooser(declared, {(get_num_threads(), 0): ("native", -1)}, {**relu.bodies, "native": body})
+    decides = wisdom.chooser(
+        declared, {(get_num_threads(), 0): wisdom.Way("native", -1)}, {**relu.bodies, "native": body}
+    )
     with backend("native"):
         return _extra(relu, body, x), _extra(decides, body, x)
 
@@ -188,7 +194,8 @@ def run(
     threads: int | None = None,
     show: bool = True,
 ) -> dict[str, Any]:
-    """Race operations ("ops") and training steps ("methods"); `names` picks some. Returns rows and the limits.
+    """Race operations ("ops"), training steps of ordinary networks ("steps") and of methods ("methods"); `names` picks
+    some. Returns rows and the limits.
 
     Raises UsageError for an unknown name, RunError where PyTorch is asked for and not installed.
     """
@@ -200,13 +207,16 @@ def run(
             raise RunError("PyTorch is not installed: pip install torch, or leave out --against torch") from None
     chosen = [c for c in CASES if "ops" in kinds and c.op in operations() and (not names or c.op in names)]
     slugs = [s for s in methods.slugs() if "methods" in kinds and (not names or s in names)]
-    known = {c.op for c in CASES if "ops" in kinds} | (set(methods.slugs()) if "methods" in kinds else set())
+    networks = {s.name.split()[0].lower(): s.name for s in STEPS()} if "steps" in kinds else {}
+    known = {c.op for c in CASES if "ops" in kinds} | set(networks)
+    known |= set(methods.slugs()) if "methods" in kinds else set()
     for name in names:
         if name not in known:
             raise UsageError(f"bench: nothing to race is named {name!r}, expected one of {', '.join(sorted(known))}")
-        if name not in operations() and name not in slugs:
+        if name not in operations() and name not in slugs and name not in networks:
             raise UsageError(f"bench: {name} is not among the operations of this version")
-    steps = [(slug, step) for slug in slugs for step in getattr(methods.module(slug), "race", list)()]
+    steps = [("", s) for s in STEPS() if "steps" in kinds and (not names or s.name.split()[0].lower() in names)]
+    steps += [(slug, step) for slug in slugs for step in getattr(methods.module(slug), "race", list)()]
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
     with ExitStack() as stack:
         n = stack.enter_context(limited_threads(threads))
@@ -221,7 +231,7 @@ def run(
             bar.at(i, f"{case.op} {case.shape}")
             rows.append(_race_case(case, limits, torch, n))
         for i, (slug, step) in enumerate(steps):
-            bar.at(len(chosen) + i, f"{slug} {step.name}")
+            bar.at(len(chosen) + i, f"{slug} {step.name}".strip())
             rows.append(_race_step(slug, step, torch, n))
         for row in rows:
             _judge(row, limits)
@@ -290,7 +300,7 @@ def _race_case(case: Case, limits: Limits, torch: Any, threads: int) -> dict[str
         if not agree([o.detach().numpy() for o in outs], expected[: len(outs)]):
             wrong.append("torch")
         racers["torch"] = f
-    timings = race(racers)
+    timings = race(racers, {"native": "native"})
     if case.op in _PRODUCTS:
         for timing in timings.values():
             limits.saw(case.flops / timing.best)
@@ -323,17 +333,20 @@ def _race_step(slug: str, step: Any, torch: Any, threads: int) -> dict[str, Any]
         with torch.enable_grad():
             made = step.make_torch(torch)
 
+        if not slug and correct is not False:  # a network starts from the same weights there
+            with torch.enable_grad():
+                correct = agree([made()], [numbers["numpy"]])
+
         def torch_step() -> Any:
             with torch.enable_grad():
                 return made()
 
         racers["torch"] = torch_step
     timings = race(racers, {"numpy": "numpy", "native": "native"})
-    row = _row(
-        "method", step.name if step.name.startswith(slug) else f"{slug} {step.name}", step.shape, step.dtype, 0, timings
-    )
+    name = step.name if step.name.startswith(slug) else f"{slug} {step.name}"
+    row = _row("method" if slug else "step", name, step.shape, step.dtype, threads, timings)
     note = "" if correct is not None else "the step returns no number to compare"
-    return {**row, "threads": threads, "flops": step.flops, "bytes": None, "correct": correct, "note": note}
+    return {**row, "flops": step.flops, "bytes": None, "correct": correct, "note": note}
 
 
 def _judge(row: dict[str, Any], limits: Limits) -> None:

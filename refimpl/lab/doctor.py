@@ -70,7 +70,7 @@ def examine() -> dict[str, Any]:
             data[name] = {"here": True, "path": str(datasets.path(name))}
         except DataNotFound:
             data[name] = {"here": False, "path": None}
-    away = [name for name, d in data.items() if not d["here"]]
+    away = [name for name, d in data.items() if not d["here"] and datasets.info(name).downloads]
     if away:
         sizes = ", ".join(f"{name} ({memory(datasets.info(name).download_bytes)})" for name in away)
         problem(f"data sets that are not here: {sizes}", "refimpl data fetch NAME, for those you want to use")

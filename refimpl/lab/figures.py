@@ -6,6 +6,7 @@ import io
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from refimpl.record import Score
 from refimpl.viz import style
 
 __all__ = ["learning", "png", "roofline"]
@@ -21,8 +22,8 @@ def png(draw: Callable[[Any], None], width: float = 1.0, height: float = 1.0) ->
     return buffer.getvalue()
 
 
-def learning(figure: Any, results: Sequence[Mapping[str, Any]]) -> None:
-    """For an experiment that brings no drawing: metrics over training, and test accuracy as bars."""
+def learning(figure: Any, results: Sequence[Mapping[str, Any]], score: Score) -> None:
+    """For an experiment that brings no drawing: metrics over training, and the scores as bars."""
     names = list(dict.fromkeys(name for r in results for m in r["history"] for name in m))
     left, right = figure.subplots(1, 2, width_ratios=(3, 2))
     if names:
@@ -35,14 +36,17 @@ def learning(figure: Any, results: Sequence[Mapping[str, Any]]) -> None:
         left.legend()
     colours = [style.BASELINE if r["role"] == "baseline" else style.colour(i) for i, r in enumerate(results)]
     places = range(len(results))
-    right.barh(places, [r["test_accuracy"] for r in results], color=colours)
+    right.barh(places, [r["score"] for r in results], color=colours)
     right.set_yticks(places, [r["name"] for r in results])
     right.invert_yaxis()
-    right.set(xlim=(0, 1), title="test accuracy")
+    right.set(title=score.name)
     right.grid(axis="y", visible=False)
-    style.percent_axis(right.xaxis)
+    if score.fraction:
+        right.set(xlim=(0, 1))
+        style.percent_axis(right.xaxis)
     for place, r in zip(places, results):
-        right.text(0.02, place, f"{100 * r['test_accuracy']:.1f} %", va="center", color=style.PAPER)
+        note = {"xytext": (5, 0), "textcoords": "offset points", "va": "center", "color": style.PAPER}
+        right.annotate(score.text(r["score"]), (0, place), **note)
 
 
 def roofline(figure: Any, rows: Sequence[Mapping[str, Any]], outcome: Mapping[str, Any]) -> None:

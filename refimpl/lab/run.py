@@ -11,18 +11,19 @@ A checkpoint holds all that its contender needs: parameters, optimiser, random s
 the result when it is done. Whatever kills the process, `resume` goes on from there to the same bits: it refuses to go
 on where something the bits depend on has changed.
 
-What a method's `experiment(data, seed, settings)` gets: the data set (a stratified part of it with --quick), the seed,
+What a method's `experiment(data, seed, settings)` gets: the data set (a small part of it with --quick), the seed,
 and a dictionary with what was given by --set (lists and tuples as tuples), and "quick": True with --quick. It raises
 ValueError for a setting that it does not know.
 """
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import shlex
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -32,20 +33,19 @@ import numpy as np
 from refimpl import data as datasets
 from refimpl import methods
 from refimpl.backends import BACKENDS, available_backends, backend, get_num_threads, native, wisdom
-from refimpl.data import Dataset
+from refimpl.data import Data
 from refimpl.lab import checkpoint, figures, files
 from refimpl.lab.errors import Interrupted, RunError, UsageError, WriteError
 from refimpl.lab.machine import core, limited_threads, machine, need, versions
 from refimpl.lab.memory import Peak
 from refimpl.lab.progress import Bar
 from refimpl.lab.signals import Stop
-from refimpl.lab.text import duration, memory, percent, table
-from refimpl.record import Contender, Experiment
+from refimpl.lab.text import duration, memory, table
+from refimpl.record import Contender, Experiment, Score
 
 __all__ = ["Config", "fresh_folder", "report", "resume", "start"]
 
 FORMAT = "refimpl run 1"
-QUICK_TRAIN, QUICK_TEST = 400, 200
 CHECKPOINT_SECONDS = 10.0
 
 
@@ -54,7 +54,7 @@ class Config:
     """What a run is asked for. `backends`: one, or ("numpy", "native") to see both side by side."""
 
     slug: str
-    data: str = "digits"
+    data: str = ""  # the method's own default
     seed: int = 0
     backends: tuple[str, ...] = ("auto",)
     threads: int | None = None
@@ -86,6 +86,7 @@ def start(config: Config, folder: Path | None = None, every: float | None = None
     A checkpoint is stored every `every` (10) seconds, at the end of a unit. Raises UsageError, RunError, DataError, or
     Interrupted after a signal.
     """
+    config = _with_data(config)
     data, make = _prepare(config)
     make()  # settings that do not exist are found before a folder is made
     if folder is None:
@@ -150,7 +151,7 @@ def _refuse(folder: Path, triples: list[tuple[str, Any, Any]], what: str) -> Non
         raise RunError(f"{folder}: cannot go on to the same bits: {'; '.join(different)}. Start a new run instead")
 
 
-def _describe(config: Config, data: Dataset) -> dict[str, Any]:
+def _describe(config: Config, data: Data) -> dict[str, Any]:
     threads = get_num_threads() if config.threads is None else config.threads
     return {
         "format": FORMAT,
@@ -169,9 +170,9 @@ def _describe(config: Config, data: Dataset) -> dict[str, Any]:
     }
 
 
-def _fingerprint(data: Dataset) -> str:
+def _fingerprint(data: Data) -> str:
     state = hashlib.sha256()
-    for a in (data.x_train, data.y_train, data.x_test, data.y_test):
+    for a in data.arrays().values():
         state.update(f"{a.dtype.str} {a.shape}\n".encode())
         state.update(np.ascontiguousarray(a).data)
     return state.hexdigest()
@@ -181,7 +182,19 @@ def _now() -> str:
     return datetime.now(timezone.utc).isoformat(timespec="seconds")
 
 
-def _prepare(config: Config) -> tuple[Dataset, Callable[[], Experiment]]:
+def _with_data(config: Config) -> Config:
+    """The same with the name of a data set that the method can use."""
+    try:
+        known = methods.data(config.slug)
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+    name = config.data or known[0]
+    if name not in known and name in datasets.names():
+        raise UsageError(f"{config.slug} cannot use the data set {name!r}, expected one of {', '.join(known)}")
+    return replace(config, data=name)
+
+
+def _prepare(config: Config) -> tuple[Data, Callable[[], Experiment]]:
     """The data, and a function that makes the experiment with fresh learners."""
     need("safetensors", "matplotlib")
     for name in config.backends:
@@ -197,7 +210,7 @@ def _prepare(config: Config) -> tuple[Dataset, Callable[[], Experiment]]:
         raise UsageError(str(error)) from None
     data = datasets.load(config.data)
     if config.quick:
-        data = data.subset(min(QUICK_TRAIN, len(data.x_train)), min(QUICK_TEST, len(data.x_test)), seed=config.seed)
+        data = data.quick(config.seed)
     settings = {k: _tuples(v) for k, v in config.settings.items()}
     if config.quick:
         settings["quick"] = True
@@ -222,7 +235,7 @@ def _tuples(value: Any) -> Any:
 def _train(
     config: Config,
     stored: Mapping[str, Any],
-    data: Dataset,
+    data: Data,
     make: Callable[[], Experiment],
     folder: Path,
     every: float | None,
@@ -248,7 +261,9 @@ def _train(
                 fitted = []
                 with backend(name):
                     for i, contender in enumerate(experiment.contenders):
-                        job = _Job(folder, name, i, contender, experiment.data, every, bar, len(rows), stop)
+                        job = _Job(
+                            folder, name, i, contender, experiment.data, experiment.score, every, bar, len(rows), stop
+                        )
                         result = job.run()
                         rows.append(result)
                         history = list(contender.learner.history_)
@@ -256,15 +271,15 @@ def _train(
         outcome = {
             **stored,
             "title": data.title,
-            "n_train": len(experiment.data.x_train),
-            "n_test": len(experiment.data.x_test),
+            "sizes": experiment.data.sizes,
+            "score": asdict(experiment.score),
             "finished": _now(),
             "results": rows,
             "folder": str(folder),
             "figure": None,
         }
         _store(folder, outcome)
-        draw = experiment.draw or figures.learning
+        draw = experiment.draw or functools.partial(figures.learning, score=experiment.score)
         files.write(folder / "figure.png", figures.png(lambda figure: draw(figure, fitted)))
         outcome["figure"] = str(folder / "figure.png")
         _store(folder, outcome)
@@ -292,7 +307,8 @@ class _Job:
     backend: str
     index: int
     contender: Contender
-    data: Dataset
+    data: Data
+    score: Score
     every: float
     bar: Bar
     position: int
@@ -305,7 +321,7 @@ class _Job:
         peak, clock = Peak(), time.perf_counter
         began = clock()
         try:
-            learner.begin(data.x_train, data.y_train)
+            learner.begin(*data.train)
         except ValueError as error:
             raise UsageError(str(error)) from None
         seconds, most = clock() - began, 0
@@ -353,18 +369,18 @@ class _Job:
         began = clock()
         learner.finish()
         seconds += clock() - began
-        accuracy = float(learner.score(data.x_test, data.y_test))
+        score = float(learner.score(*data.test))
         result = {
             "name": contender.name,
             "role": contender.role,
             "backend": self.backend,
-            "test_accuracy": accuracy,
+            "score": score,
             "seconds": seconds,
             "peak_bytes": most or peak.bytes(),
             "units": learner.total_,
         }
         checkpoint.save(path, arrays, {**meta, "seconds": seconds, "result": result})
-        self.bar.finished(f"{contender.name}: {percent(accuracy)} in {duration(seconds)}")
+        self.bar.finished(f"{contender.name}: {self.score.text(score)} in {duration(seconds)}")
         return result
 
     def _line(self, unit: int, metrics: Mapping[str, float]) -> dict[str, Any]:
@@ -398,16 +414,17 @@ def report(outcome: Mapping[str, Any]) -> str:
     bodies["auto"] = bodies["native"] if outcome["core"] != "none" else bodies["numpy"]
     paths = " and ".join(bodies[b] for b in backends)
     head = (
-        f"{outcome['slug']} on {outcome['data']} ({outcome['n_train']:,} training, {outcome['n_test']:,} test images)\n"
+        f"{outcome['slug']} on {outcome['data']} ({outcome['sizes']})\n"
         f"seed {outcome['seed']}, {paths}, {threads} thread{'s' * (threads != 1)}"
         + (", quick: too small to judge anything by it" if outcome["quick"] else "")
     )
     rows = outcome["results"]
+    score = Score(**outcome["score"])
     if len(backends) == 1:
         text = table(
-            ("learner", "role", "test accuracy", "seconds", "peak memory"),
+            ("learner", "role", score.name, "seconds", "peak memory"),
             [
-                (r["name"], r["role"], percent(r["test_accuracy"]), f"{r['seconds']:.2f}", memory(r["peak_bytes"]))
+                (r["name"], r["role"], score.text(r["score"]), f"{r['seconds']:.2f}", memory(r["peak_bytes"]))
                 for r in rows
             ],
             right=(2, 3, 4),
@@ -418,16 +435,18 @@ def report(outcome: Mapping[str, Any]) -> str:
         first, second = backends
         a, b = (("NumPy", "C")[i] if x in ("numpy", "native") else x for i, x in enumerate(backends))
         body = []
+        short = "%" if score.fraction else score.unit or "score"
+        unit = f" {short}"
         for name in names:
             one, two = by[name, first], by[name, second]
             ratio = one["seconds"] / two["seconds"] if two["seconds"] else float("nan")
-            accuracies = (f"{100 * r['test_accuracy']:.1f}" for r in (one, two))
+            scores = (score.text(r["score"]).removesuffix(unit) for r in (one, two))
             seconds = (f"{r['seconds']:.2f}" for r in (one, two))
             peaks = (f"{r['peak_bytes'] / 1e6:.1f}" for r in (one, two))
             mark = " *" if one["role"] == "baseline" else ""
-            body.append((name + mark, *accuracies, *seconds, f"{ratio:.1f}x", *peaks))
-        head_row = ("learner", f"%, {a}", f"%, {b}", f"s, {a}", f"s, {b}", "ratio", f"MB, {a}", f"MB, {b}")
+            body.append((name + mark, *scores, *seconds, f"{ratio:.1f}x", *peaks))
+        head_row = ("learner", f"{short}, {a}", f"{short}, {b}", f"s, {a}", f"s, {b}", "ratio", f"MB, {a}", f"MB, {b}")
         text = table(head_row, body, right=(1, 2, 3, 4, 5, 6, 7))
-        text += "\n\n%: test accuracy; s: training time; MB: peak memory of training; *: baseline"
+        text += f"\n\n{short}: {score.name}; s: training time; MB: peak memory of training; *: baseline"
     where = f"Figure: {outcome['figure']}" if outcome["figure"] else "No figure"
     return f"{head}\n\n{text}\n\n{where}\nAll of it: {outcome['folder']}"

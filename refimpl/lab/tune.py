@@ -7,7 +7,9 @@ are the C core on 1, 2, 4, ... threads (all that are set: the choice without wis
 2. Rounds: the candidates take turns, so that a machine that slows down slows all of them; a turn is an untimed call
    that fills the caches and then calls for at least SAMPLE seconds. A candidate whose best turn is slower than the
    median of the leader has lost and stops early. The lowest median wins.
-3. The duel: the winner must win again, in fresh turns against the untuned choice alone (which of many candidates came
+3. Where that is the C core, and its kernels declare parameters (sizes of blocks), these are searched one after the
+   other: rounds between the winner and the same with each other value of one parameter; the fastest goes on.
+4. The duel: the winner must win again, in fresh turns against the untuned choice alone (which of many candidates came
    out first is partly luck, and fresh turns know nothing of it). It has to be faster by MARGIN in so many of TURNS
    turns that, were it truly so in half of them only, chance would bring that about less than once in a hundred times
    (sign test: no assumption about the noise). Only then it is written; else the size is recorded as measured and left
@@ -35,7 +37,7 @@ import numpy as np
 from refimpl._version import __version__
 from refimpl.backends import get_num_threads, native, operations, wisdom
 from refimpl.backends.dispatch import untuned
-from refimpl.backends.wisdom import Entry, Tunable
+from refimpl.backends.wisdom import Entry, Tunable, Way
 from refimpl.lab.bench import agree
 from refimpl.lab.errors import RunError, UsageError
 from refimpl.lab.machine import core, limited_threads, machine
@@ -54,7 +56,8 @@ CHANCE = 0.01
 NAME = 29  # columns that the table leaves for the name of an operation
 HOPELESS = 8  # times slower than the untuned choice in the first call: not worth a round
 
-Way = tuple[str, int]  # (body, threads); threads is 0 for NumPy
+UNTUNED = Way("native", 0)
+WORTH = 1e-4  # seconds a call must take for its parameters to be searched
 
 
 @functools.cache
@@ -75,7 +78,7 @@ class Job:
     tunable: Tunable
     size: int
     state: str = "no time"
-    untuned: Way = ("native", 0)
+    untuned: Way = UNTUNED
     untuned_s: float | None = None
     choice: Way | None = None
     choice_s: float | None = None
@@ -87,7 +90,8 @@ class Job:
             return None
         if self.choice is None or self.choice_s is None:
             return Entry("default", 0, self.untuned_s, self.untuned_s, int(time.time()))
-        return Entry(*self.choice, self.choice_s, self.untuned_s, int(time.time()))
+        body, threads, parameters = self.choice
+        return Entry(body, threads, self.choice_s, self.untuned_s, int(time.time()), parameters)
 
 
 def place() -> str:
@@ -198,7 +202,7 @@ def _row(job: Job) -> dict[str, Any]:
 def candidates(n: int) -> list[Way]:
     """What can be chosen on n threads; the untuned choice comes first."""
     fewer = [1 << k for k in range(n.bit_length()) if 1 << k < n]
-    return [("native", n), ("numpy", 0), *(("native", k) for k in fewer)]
+    return [Way("native", n), Way("numpy", 0), *(Way("native", k) for k in fewer)]
 
 
 def _measure(job: Job, n: int, seconds: float, over: Callable[[], bool]) -> float:
@@ -226,17 +230,23 @@ def _measure(job: Job, n: int, seconds: float, over: Callable[[], bool]) -> floa
     with np.errstate(all="ignore"):
         expected = outcome(op.bodies["numpy"])
         first: dict[Way, float] = {}
-        for way in (default, *others):
+
+        def enter(way: Way) -> bool:
+            """Call it for the first time; it becomes one of `ways` if its results are right."""
             body = plain if way == default else wisdom.chooser(t, {(n, size): way}, op.bodies)
             calling = time.perf_counter()
             results = outcome(body)
             first[way] = time.perf_counter() - calling
-            if agree(results, expected):
-                # by position where that can be, as most callers give them
-                given = fresh()
-                ways[way] = functools.partial(body, *given.values()) if ordered else functools.partial(body, **given)
-            else:
+            if not agree(results, expected):
                 job.wrong.append(way)
+                return False
+            # by position where that can be, as most callers give them
+            given = fresh()
+            ways[way] = functools.partial(body, *given.values()) if ordered else functools.partial(body, **given)
+            return True
+
+        for way in (default, *others):
+            enter(way)
         spent = time.perf_counter() - began
         if default not in ways:
             job.state = "wrong"
@@ -252,6 +262,20 @@ def _measure(job: Job, n: int, seconds: float, over: Callable[[], bool]) -> floa
         if 3 * sum(cost.values()) + 2 * TURNS * cost[default] > seconds:
             return spent
         winner, times = _rounds(ways, loops, default, over)
+        left = seconds - (time.perf_counter() - began) - 2 * TURNS * cost[default]
+        usual = statistics.median(times[winner])
+        for name, parameter in t.parameters().items() if winner.body == "native" and usual >= WORTH else ():
+            others_now = [v for v in parameter.values if v != parameter.default]
+            left -= (len(others_now) + 1) * 4 * max(SAMPLE, 2 * usual)  # losers stop after three rounds
+            if left < 0 or over():
+                break
+            rivals = [winner]
+            for value in others_now:
+                way = winner._replace(parameters=tuple(sorted({**dict(winner.parameters), name: value}.items())))
+                if enter(way):
+                    loops[way] = loops[winner]
+                    rivals.append(way)
+            winner, _ = _rounds({w: ways[w] for w in rivals}, loops, winner, over)
         beaten = None
         if winner != default:
             beaten = _duel(ways[winner], ways[default], loops[winner], loops[default], over)
@@ -319,7 +343,17 @@ def _duel(
 
 
 def _name(way: Sequence[Any]) -> str:
-    return "NumPy" if way[0] == "numpy" else f"C x{way[1]}"
+    return "NumPy" if way[0] == "numpy" else f"C x{way[1]}{' *' if len(way) > 2 and way[2] else ''}"
+
+
+def _with(rows: Sequence[tuple[str, int, Sequence[Any]]]) -> list[str]:
+    """A paragraph on the parameters of those choices that have some."""
+    told = [
+        f"{op} 2^{size}: " + ", ".join(f"{name.removesuffix('_f32')} {value}" for name, value in way[2])
+        for op, size, way in rows
+        if len(way) > 2 and way[2]
+    ]
+    return [paragraph(f"* with parameters: {'; '.join(told)}.")] if told else []
 
 
 def _compared(rows: Sequence[tuple[str, int, Sequence[Any], float, Sequence[Any], float]]) -> str:
@@ -347,6 +381,7 @@ def report(outcome: Mapping[str, Any]) -> str:
     if changed:
         keys = ("operation", "size", "untuned", "untuned_s", "choice", "choice_s")
         lines += [_compared([tuple(r[k] for k in keys) for r in changed]), ""]
+        lines += _with([(r["operation"], r["size"], r["choice"]) for r in changed])
     count = {s: sum(r["state"] == s for r in rows) for s in ("changed", "stays", "no time", "wrong")}
     k = len({r["operation"] for r in rows})
     told = f"{len(rows)} sizes of {k} operation{'s' * (k != 1)} in {duration(outcome['seconds'])}: "
@@ -418,14 +453,19 @@ def summary(found: Mapping[str, Any]) -> str:
     )
 
 
+def _way(choice: Mapping[str, Any]) -> Way:
+    return Way(choice["body"], choice["threads"], choice["parameters"])
+
+
 def show(found: Mapping[str, Any]) -> str:
     """What is in force, as text."""
     lines = [paragraph(f"Wisdom: {summary(found)}")]
     if found["choices"]:
         n = found["threads"]
         rows = [
-            (c["operation"], c["size"], ("native", n), c["default_seconds"], (c["body"], c["threads"]), c["seconds"])
+            (c["operation"], c["size"], Way("native", n), c["default_seconds"], _way(c), c["seconds"])
             for c in found["choices"]
         ]
-        lines += ["", _compared(rows), "", f"for {found['machine']}"]
+        lines += ["", _compared(rows), *_with([(c["operation"], c["size"], _way(c)) for c in found["choices"]])]
+        lines += ["", f"for {found['machine']}"]
     return "\n".join(lines)

@@ -5,12 +5,19 @@ from __future__ import annotations
 import importlib
 from types import ModuleType
 
+from refimpl.data import names
+
 MODULES = {"noprop": "refimpl.methods.local.noprop"}  # slug -> module
 
 
 def slugs() -> list[str]:
     """Slugs of all methods, sorted."""
     return sorted(MODULES)
+
+
+def data(slug: str) -> tuple[str, ...]:
+    """Names of the data sets that the method can use, its default first. Raises ValueError for an unknown slug."""
+    return getattr(module(slug), "DATA", None) or tuple(names("images"))
 
 
 def module(slug: str) -> ModuleType:

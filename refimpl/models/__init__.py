@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 
 from refimpl.models.convnet import basic_block, lenet, resnet, vgg
+from refimpl.models.gpt import GPT
 from refimpl.models.mlp import mlp
 from refimpl.nn import Layer
 
-__all__ = ["basic_block", "build", "lenet", "mlp", "names", "resnet", "vgg"]
+__all__ = ["GPT", "basic_block", "build", "lenet", "mlp", "names", "resnet", "vgg"]
 
 _IMAGE_MODELS = {"lenet": lenet, "vgg": vgg, "resnet": resnet}
 

@@ -30,6 +30,8 @@ __all__ = [
     "silu_backward",
     "softplus",
     "softplus_backward",
+    "swiglu",
+    "swiglu_backward",
     "tanh",
     "tanh_backward",
 ]
@@ -218,3 +220,39 @@ def softplus_backward(dy: np.ndarray, x: np.ndarray, out: np.ndarray | None = No
     """dx = dy sigmoid(x)."""
     _pair("softplus_backward", dy, "x", x, out)
     return _deliver(dy * _sigmoid(x), out)
+
+
+# ---------------------------------------------------------------- gated: two halves of a row
+
+
+def _gated(op: str, x: np.ndarray) -> tuple[int, ...]:
+    """The shape of the result, half as wide as x."""
+    _check.floats(op, "x", x)
+    if x.ndim == 0 or x.shape[-1] % 2:
+        raise ValueError(f"{op}: x has shape {x.shape}, expected a last axis of even length")
+    return (*x.shape[:-1], x.shape[-1] // 2)
+
+
+def _gated_backward(op: str, dy: np.ndarray, x: np.ndarray) -> None:
+    _check.floats(op, "dy x", dy, x)
+    _check.shape(op, "dy", dy, _gated(op, x))
+
+
+@operation
+def swiglu(x: np.ndarray) -> np.ndarray:
+    """y = silu(g) u, x = (g | u): x (..., 2 D) -> y (..., D).
+
+    Source: Shazeer, "GLU variants improve transformer", 2020, equation (6).
+    """
+    _gated("swiglu", x)
+    g, u = np.split(x, 2, axis=-1)
+    return g * _sigmoid(g) * u
+
+
+@operation
+def swiglu_backward(dy: np.ndarray, x: np.ndarray) -> np.ndarray:
+    """dg = dy u s (1 + g (1 - s)) and du = dy silu(g), s = sigmoid(g): dy (..., D), x, dx (..., 2 D)."""
+    _gated_backward("swiglu_backward", dy, x)
+    g, u = np.split(x, 2, axis=-1)
+    s = _sigmoid(g)
+    return np.concatenate([dy * u * (s * (1 + g * (1 - s))), dy * (g * s)], axis=-1)

@@ -42,13 +42,21 @@ def _checked(op, q, k, v, mask, padding, causal, scale):
     return B, H, G, T, S, D, E, 1 / math.sqrt(D) if scale is None else float(scale)
 
 
-def _checked_backward(op, dy, q, k, v, y, lse, mask, padding, causal, scale):
+def _checked_backward(op, dy, q, k, v, y, lse, mask, padding, causal, scale, add_to):
     sizes = _checked(op, q, k, v, mask, padding, causal, scale)
     B, H, _, T, _, _, E, _ = sizes
     _check.floats(op, "q dy y lse", q, dy, y, lse)
     _check.shape(op, "dy", dy, (B, H, T, E))
     _check.shape(op, "y", y, (B, H, T, E))
     _check.shape(op, "lse", lse, (B, H, T))
+    if add_to is not None:
+        if not isinstance(add_to, tuple) or len(add_to) != 2:
+            raise TypeError(f"{op}: add_to is {type(add_to).__name__}, expected the pair (dk, dv)")
+        _check.floats(op, "q add_to[0] add_to[1]", q, *add_to)
+        for i, like in enumerate((k, v)):
+            _check.shape(op, f"add_to[{i}]", add_to[i], like.shape)
+            if not add_to[i].flags.writeable:
+                raise ValueError(f"{op}: add_to[{i}] cannot be written to")
     return sizes
 
 
@@ -89,6 +97,7 @@ def attention(
     mask is added to the scores: (B, H, T, S) or 1 along some axes; -inf hides a key. padding (B, S) bool: True hides a
     key from all queries. causal: query t sees the keys up to t + (S - T), so that the last query sees the last key
     (with S > T the first S - T keys are a past that every query sees; with S < T the first T - S queries see nothing).
+    k and v may be the first S of more keys a head, views k[:, :, :S] of a cache: they are read where they lie.
     A query that sees no key gives y = 0 and lse = -inf. scale is 1/sqrt(D) where not given. Hidden keys have weight 0;
     their q, k and v must still be finite, as 0 times infinity is NaN.
 
@@ -108,7 +117,7 @@ def attention(
     return y.reshape(B, H, T, E), lse.reshape(B, H, T)
 
 
-@operation
+@operation(inplace=("add_to",))
 def attention_backward(
     dy: np.ndarray,
     q: np.ndarray,
@@ -120,15 +129,18 @@ def attention_backward(
     padding: np.ndarray | None = None,
     causal: bool = False,
     scale: float | None = None,
+    add_to: tuple[np.ndarray, np.ndarray] | None = None,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The gradients of y = p v, p = exp(s - lse), s = scale q k^T + mask (none for the mask, none through lse).
 
     dv = p^T dy,   dp = dy v^T,   ds = p (dp - delta),   dq = scale ds k,   dk = scale ds^T q,
     where delta_t = sum_s p_ts dp_ts = sum_e dy_te y_te needs no probabilities. dk and dv of a key head are summed over
-    the H/G query heads that share it. Shapes as in `attention`; y and lse are its results. Returns dq, dk, dv.
+    the H/G query heads that share it. Shapes as in `attention`; y and lse are its results. Returns dq, dk, dv. With
+    `add_to` = (dk, dv) those are added in place to these arrays, which are returned; they may be views such as
+    dk[:, :, :S], so that the queries of a text can be worked through in pieces.
     """
     op = "attention_backward"
-    *_, scale = _checked_backward(op, dy, q, k, v, y, lse, mask, padding, causal, scale)
+    *_, scale = _checked_backward(op, dy, q, k, v, y, lse, mask, padding, causal, scale, add_to)
     G = k.shape[1]
     lse = np.where(np.isneginf(lse), 0, lse).astype(q.dtype, copy=False)  # a query that sees no key: p = 0
     p = np.exp(_scores(q, k, mask, padding, causal, scale) - _grouped(lse, G)[..., None])
@@ -139,4 +151,9 @@ def attention_backward(
     ds = p * (dp - delta) * q.dtype.type(scale)
     dq = (ds @ k[:, :, None]).reshape(q.shape)
     dk = (ds.swapaxes(-1, -2) @ q_).sum(axis=2)
-    return dq, dk, dv
+    if add_to is None:
+        return dq, dk, dv
+    into_k, into_v = add_to
+    into_k += dk
+    into_v += dv
+    return dq, into_k, into_v

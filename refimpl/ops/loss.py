@@ -25,6 +25,8 @@ __all__ = [
     "kl_divergence_backward",
     "l1",
     "l1_backward",
+    "log_prob",
+    "log_prob_backward",
     "mse",
     "mse_backward",
 ]
@@ -126,6 +128,52 @@ def cross_entropy_backward(
     dz = p - p.dtype.type(label_smoothing / K)
     dz[np.arange(B), np.where(counts, target, 0)] -= p.dtype.type(1 - label_smoothing)
     return np.where(counts[:, None], w[:, None] * dz, 0)
+
+
+# ---------------------------------------------------------------- log-probability of a token
+
+
+def _tokens(op: str, logits: np.ndarray, target: np.ndarray) -> None:
+    """The checks of shapes and types; the values of target are looked at by each body."""
+    _check.floats(op, "logits", logits)
+    _check.integers(op, "target", target)
+    _check.ndim(op, "logits", logits, 2)
+    _check.shape(op, "target", target, logits.shape[:1])
+
+
+def _tokens_backward(op: str, dlp, logits, target, lse, out) -> None:
+    _check.floats(op, "dlp logits lse", dlp, logits, lse)
+    _tokens(op, logits, target)
+    _check.shape(op, "dlp", dlp, logits.shape[:1])
+    _check.shape(op, "lse", lse, logits.shape[:1])
+    _check.output(op, out, logits)
+
+
+@operation
+def log_prob(logits: np.ndarray, target: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """lp_t = z_t[y_t] - lse_t, lse_t = log Σ_v exp(z_tv): how probable softmax(z_t) finds token y_t.
+
+    logits (N, V), target (N,) integers in [0, V) -> lp, lse (N,). No probabilities are stored: what the backward pass
+    needs beyond the logits is one number a row. Every loss over tokens is a function of lp: cross-entropy is its
+    negative mean. ValueError for a target out of range.
+    """
+    _tokens("log_prob", logits, target)
+    _check.index_range("log_prob", "target", target, logits.shape[1])
+    m = logits.max(axis=1, initial=-np.inf)
+    lse = m + np.log(np.exp(logits - m[:, None]).sum(axis=1))
+    return logits[np.arange(len(logits)), target] - lse, lse
+
+
+@operation
+def log_prob_backward(
+    dlp: np.ndarray, logits: np.ndarray, target: np.ndarray, lse: np.ndarray, out: np.ndarray | None = None
+) -> np.ndarray:
+    """dz_t = dlp_t (onehot(y_t) - softmax(z_t)), softmax(z_t) = exp(z_t - lse_t). `out` may be the logits."""
+    _tokens_backward("log_prob_backward", dlp, logits, target, lse, out)
+    _check.index_range("log_prob_backward", "target", target, logits.shape[1])
+    p = np.exp(logits - lse[:, None])
+    p[np.arange(len(p)), target] -= 1
+    return np.multiply(-dlp[:, None], p, out=out)
 
 
 # ---------------------------------------------------------------- means over all elements

@@ -15,7 +15,7 @@ import pytest
 
 import refimpl
 from refimpl.backends import dispatch, native, operations, threads, wisdom
-from refimpl.backends.wisdom import BadWisdom, Entry
+from refimpl.backends.wisdom import BadWisdom, Entry, Way
 from refimpl.ops import tunables  # noqa: F401  (declares what can be tuned)
 
 needs_native = pytest.mark.skipif(native.lib is None, reason="no C core")
@@ -68,7 +68,7 @@ def x(n, dtype=np.float32):
 
 def test_between_sizes_that_agree_the_choice_holds_and_nowhere_above():
     measured = {3: NUMPY, 6: NUMPY, 9: ONE, 12: DEFAULT, 15: ONE}
-    numpy, one = ("numpy", 0), ("native", 1)
+    numpy, one = Way("numpy", 0), Way("native", 1)
     assert wisdom.spread(measured) == {**dict.fromkeys(range(0, 7), numpy), 9: one, 15: one}
     assert wisdom.spread({4: DEFAULT}) == {} == wisdom.spread({})
 
@@ -88,6 +88,52 @@ def test_wisdom_holds_for_the_number_of_threads_it_was_learned_with(probe, two_t
     assert probe(x(16)) == ("numpy", 1)
     threads._threads = 3
     assert probe(x(16)) == ("native", 3)
+
+
+@pytest.fixture
+def matmul_body():
+    """Puts another body in the place of matmul's mirror, and returns that."""
+    matmul = operations()["matmul"]
+    before = matmul.bodies["native"]
+
+    def put(body):
+        matmul.mirror("native")(body)
+        return before
+
+    yield put
+    wisdom._apply({})
+    matmul.mirror("native")(before)
+
+
+@needs_native
+def test_parameters_are_set_around_the_call_and_nowhere_else(path, two_threads, matmul_body):
+    seen = []
+
+    def body(*args, **kwargs):
+        seen.append(native.parameters()["gemm_kc_f32"].value)
+        return inner(*args, **kwargs)
+
+    inner = matmul_body(body)
+    tuned = Entry("native", 2, 1e-6, 2e-6, 3, (("gemm_kc_f32", 128),))
+    wisdom.store(path, 2, {"matmul": {6: tuned}})
+    assert wisdom.read(path)[wisdom.machine_key()][2]["matmul"][6] == tuned
+    wisdom.load()
+    a = np.ones((4, 4), np.float32)
+    refimpl.ops.matmul(a, a)
+    refimpl.ops.matmul(np.ones((64, 64), np.float32), np.ones((64, 64), np.float32))
+    with pytest.raises(ValueError, match="matmul"):
+        refimpl.ops.matmul(a, np.ones((3, 3), np.float32))
+    with refimpl.backend("native"):
+        refimpl.ops.matmul(a, a)
+    normal = native.parameters()["gemm_kc_f32"].default
+    assert seen[0] == 128 and seen[-1] == normal and native.parameters()["gemm_kc_f32"].value == normal
+
+
+@needs_native
+@pytest.mark.parametrize("unknown", [("gemm_kc_f32", 385), ("gemm_no_f32", 1), ("attention_keys_f32", 16)])
+def test_a_choice_with_parameters_that_are_not_offered_is_not_used(unknown):
+    wisdom._apply({2: {"matmul": {6: Entry("native", 2, 1e-6, 2e-6, 3, (unknown,))}}})
+    assert operations()["matmul"].table["auto"] is operations()["matmul"].bodies["native"]
 
 
 def test_other_backends_and_other_dtypes_are_never_changed(probe, two_threads):
@@ -180,7 +226,7 @@ def test_every_declaration_fits_its_operation(name):
         assert wisdom.size(t, args).bit_length() - 1 == c and args[t.of].dtype == np.float32
         # "native" would fail: it runs where the size of the call is not recognised
         choose = wisdom.chooser(
-            t, {(threads.get_num_threads(), c): ("numpy", 0)}, {"numpy": op.numpy, "native": NotImplemented}
+            t, {(threads.get_num_threads(), c): Way("numpy", 0)}, {"numpy": op.numpy, "native": NotImplemented}
         )
         with np.errstate(all="ignore"):
             choose(**args)
@@ -267,7 +313,7 @@ wisdom.store({path!r}, 2, {{"relu": {{4: wisdom.Entry("numpy", 0, 1.0, 2.0, 3)}}
 
 
 def good():
-    entries = {"4": NUMPY._asdict()}
+    entries = {"4": wisdom._plain(NUMPY)}
     return {"format": wisdom.FORMAT, "machines": {wisdom.machine_key(): {"2": {"relu float32": entries}}}}
 
 
@@ -485,3 +531,8 @@ def test_threads_that_make_the_first_call_at_once_all_follow_the_file(probe, two
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert probe(x(16))[0] == "numpy"
+
+
+def test_every_operation_with_a_mirror_can_be_tuned():
+    mirrored = {name for name, op in operations().items() if "native" in op.bodies}
+    assert mirrored == set(wisdom.tunables())

@@ -16,7 +16,8 @@ import pytest
 
 import refimpl.data as data
 from refimpl.data import DataError, DataNotFound, write_idx
-from refimpl.data.folders import cache, cifar_records
+from refimpl.data.folders import cache
+from refimpl.data.images import cifar_records
 
 IDX = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
 
@@ -38,11 +39,12 @@ def batch(n: int, seed: int) -> bytes:
 
 
 def test_every_name_has_its_facts() -> None:
-    assert data.names() == ["digits", "mnist", "fashion-mnist", "cifar-10"]
+    assert data.names("images") == ["digits", "mnist", "fashion-mnist", "cifar-10"]
     for name in data.names():
         info = data.info(name)
-        assert info.name == name and info.title and info.source and info.licence
-        assert len(info.classes) == info.n_classes == 10 and len(info.shape) == 3
+        assert info.name == name and info.title and info.source and info.licence and info.what
+        if info.kind == "images":
+            assert len(info.classes) == info.n_classes == 10 and len(info.shape) == 3
         for file in (*info.downloads, *info.members):
             assert file.size > 0
             if file.checksum is not None:

@@ -84,3 +84,10 @@ def test_limits_grow_with_what_is_measured():
     limits = bench.Limits(1)
     limits.saw(1e15)
     assert limits.flops == 1e15 and limits.bandwidth(1 << 16) > 1e8
+
+
+def test_a_network_is_raced_by_its_name():
+    outcome = bench.run(("steps",), ["lenet"], threads=1, show=False)
+    assert [r["kind"] for r in outcome["rows"]] == ["step", "step"]
+    assert all(r["name"] == "LeNet" and r["correct"] and r["native_s"] > 0 for r in outcome["rows"])
+    assert "LeNet" in bench.report(outcome)

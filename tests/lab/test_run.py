@@ -38,7 +38,7 @@ def arrays(folder):
             found |= {f"{path.name}/{k}": a.tobytes() for k, a in loaded.arrays.items()}
             assert loaded.meta["result"] is not None
             found[f"{path.name}/rngs"] = json.dumps(loaded.meta["learner"]["rngs"])
-            found[f"{path.name}/accuracy"] = loaded.meta["result"]["test_accuracy"]
+            found[f"{path.name}/accuracy"] = loaded.meta["result"]["score"]
     return found
 
 
@@ -73,7 +73,7 @@ def test_a_run_leaves_everything_in_its_folder(whole):
     assert str(folder) not in (folder / "result.json").read_text()
     assert [r["name"] for r in outcome["results"]] == ["fast", "slow"]
     for r in outcome["results"]:
-        assert r["test_accuracy"] > 0.8 and r["seconds"] > 0 and r["peak_bytes"] >= 0 and r["units"] == 8
+        assert r["score"] > 0.8 and r["seconds"] > 0 and r["peak_bytes"] >= 0 and r["units"] == 8
     assert [m[:3] for m in metrics(folder)] == [("auto", n, u) for n in ("fast", "slow") for u in range(8)]
     text = run.report(outcome)
     assert "baseline" in text and "figure.png" in text and max(map(len, text.splitlines()[:7])) <= 80
@@ -266,7 +266,7 @@ def test_both_backends_side_by_side(tmp_path):
 
 def test_quick_takes_a_small_part_of_the_data_and_says_so(tmp_path):
     outcome = run.start(run.Config("fake", quick=True, settings={"epochs": 1}), tmp_path / "r", show=False)
-    assert (outcome["n_train"], outcome["n_test"]) == (400, 200)
+    assert outcome["sizes"] == "400 training, 200 test images"
     assert "quick: too small to judge anything by it" in run.report(outcome)
 
 

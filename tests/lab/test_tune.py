@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from refimpl.backends import native, operations, threads, wisdom
-from refimpl.backends.wisdom import Entry
+from refimpl.backends.wisdom import Entry, Way
 from refimpl.lab import doctor, files, run, tune
 from refimpl.lab.errors import RunError, UsageError
 
@@ -92,15 +92,19 @@ def row(outcome):
 
 @pytest.mark.parametrize(
     ("numpy", "one", "two", "choice"),
-    [(2e-4, 8e-4, 8e-4, ["numpy", 0]), (8e-4, 2e-4, 8e-4, ["native", 1]), (8e-4, 8e-4, 2e-4, None)],
+    [(2e-4, 8e-4, 8e-4, ["numpy", 0, []]), (8e-4, 2e-4, 8e-4, ["native", 1, []]), (8e-4, 8e-4, 2e-4, None)],
 )
 def test_the_fastest_candidate_is_chosen_and_decides(bodies, clock, path, numpy, one, two, choice):
     bodies.update({"numpy": numpy, 1: one, 2: two})
     outcome = tune.run(["relu"], 10, show=False)
     r = row(outcome)
-    assert r["choice"] == choice and r["state"] == ("changed" if choice else "stays") and not r["wrong"]
+    assert (
+        json.loads(json.dumps(r["choice"])) == choice
+        and r["state"] == ("changed" if choice else "stays")
+        and not r["wrong"]
+    )
     stored = wisdom.read(str(path))[wisdom.machine_key()][2]["relu"][4]
-    assert [stored.body, stored.threads] == (choice or ["default", 0])
+    assert [stored.body, stored.threads, []] == (choice or ["default", 0, []])
     if choice:
         assert r["gain"] == pytest.approx(4) and r["choice_s"] == pytest.approx(2e-4)
         assert tune.report(outcome).count("relu") == 1
@@ -127,7 +131,7 @@ def test_tuning_again_takes_back_a_choice_that_no_longer_wins(bodies, path):
 
 def test_a_loser_stops_early_and_the_untuned_choice_never(clock):
     calls = {way: 0 for way in tune.candidates(4)}
-    assert list(calls) == [("native", 4), ("numpy", 0), ("native", 1), ("native", 2)]
+    assert list(calls) == [Way("native", 4), Way("numpy", 0), Way("native", 1), Way("native", 2)]
     pause = dict(zip(calls, (4e-4, 1e-4, 4e-4, 4e-4)))
 
     def racer(way):
@@ -138,10 +142,41 @@ def test_a_loser_stops_early_and_the_untuned_choice_never(clock):
         return f
 
     ways = {way: racer(way) for way in calls}
-    winner, times = tune._rounds(ways, dict.fromkeys(ways, 1), ("native", 4), lambda: False)
-    assert winner == ("numpy", 0)
-    assert len(times["native", 1]) == len(times["native", 2]) == 3
-    assert len(times["native", 4]) == len(times["numpy", 0]) == tune.ROUNDS
+    winner, times = tune._rounds(ways, dict.fromkeys(ways, 1), Way("native", 4), lambda: False)
+    assert winner == Way("numpy", 0)
+    assert len(times[Way("native", 1)]) == len(times[Way("native", 2)]) == 3
+    assert len(times[Way("native", 4)]) == len(times[Way("numpy", 0)]) == tune.ROUNDS
+
+
+def test_the_parameters_of_a_kernel_are_searched_one_after_the_other(clock, monkeypatch, path):
+    kc = native.parameters()["gemm_kc_f32"]
+    best = next(v for v in kc.values if v != kc.default)
+    matmul = operations()["matmul"]
+    inner = matmul.bodies["native"]
+
+    def numpy(a, b, transpose_a=False, transpose_b=False, out=None):
+        clock.now += 5e-3
+        return matmul.numpy(a, b, transpose_a, transpose_b, out)
+
+    def body(*args, **kwargs):
+        values = native.parameters()
+        clock.now += 1e-3 if values["gemm_kc_f32"].value == best else 2e-3
+        clock.now += 5e-4 * (values["gemm_nc_f32"].value == values["gemm_nc_f32"].default)
+        clock.now += 1e-2 * (threads.get_num_threads() < 2)
+        return inner(*args, **kwargs)
+
+    monkeypatch.setitem(matmul.bodies, "native", body)
+    monkeypatch.setitem(matmul.bodies, "numpy", numpy)
+    monkeypatch.setitem(wisdom._tunables, "matmul", wisdom.tunables()["matmul"]._replace(classes=(12,)))
+    outcome = tune.run(["matmul"], 100, show=False)
+    (found,) = outcome["rows"]
+    assert found["state"] == "changed" and found["gain"] == pytest.approx(2.5, rel=0.01)
+    chosen = dict(found["choice"][2])
+    assert chosen.pop("gemm_kc_f32") == best and list(chosen) == ["gemm_nc_f32"]
+    assert f"matmul 2^12: gemm_kc {best}, gemm_nc" in " ".join(tune.report(outcome).split())
+    assert "gemm_kc" in tune.show(tune.state(2))
+    entry = wisdom.read(str(path))[wisdom.machine_key()][2]["matmul"][12]
+    assert dict(entry.parameters)["gemm_kc_f32"] == best
 
 
 def test_the_duel_needs_wins_that_chance_does_not_bring(clock):
@@ -162,7 +197,7 @@ def test_a_candidate_with_other_results_is_never_chosen_and_shown_up(bodies):
 
     relu.bodies["native"] = wrong
     outcome = tune.run(["relu"], 10, show=False)
-    assert row(outcome)["wrong"] == [["native", 1]] and row(outcome)["choice"] != ["native", 1]
+    assert row(outcome)["wrong"] == [["native", 1, ()]] and row(outcome)["choice"] != ["native", 1, ()]
     assert "WRONG: relu 2^4: C x1 has other results than NumPy" in tune.report(outcome)
     relu.bodies["native"] = lambda x, out=None: x
     outcome = tune.run(["relu"], 10, show=False)

@@ -177,3 +177,38 @@ def test_bad_arguments_are_named(body, change, error, message):
     args = {**dict(zip("qkv", draw())), **change}
     with backend(body), pytest.raises(error, match=f"^attention: .*{message}"):
         ops.attention(**args)
+
+
+@pytest.mark.parametrize("body", ["numpy", "native"])
+@pytest.mark.parametrize(("B", "G"), [(1, 1), (1, 2), (3, 1), (2, 2)])
+def test_the_first_keys_of_a_longer_cache_are_read_and_added_to_where_they_lie(body, B, G):
+    rng = np.random.default_rng(0)
+    cache_k, cache_v = rng.standard_normal((2, B, G, 90, 8))
+    old_k, old_v = rng.standard_normal((2, B, G, 90, 8))
+    q, dy = rng.standard_normal((2, B, 2 * G, 5, 8))
+    k, v = cache_k[:, :, :70], cache_v[:, :, :70]
+    with backend(body):
+        y, lse = ops.attention(q, k, v, causal=True)
+        expected, expected_lse = ops.attention(q, k.copy(), v.copy(), causal=True)
+        np.testing.assert_array_equal(y, expected)
+        np.testing.assert_array_equal(lse, expected_lse)
+        dq, dk, dv = ops.attention_backward(dy, q, k.copy(), v.copy(), y, lse, causal=True)
+        into_k, into_v = old_k.copy(), old_v.copy()
+        prefix = into_k[:, :, :70], into_v[:, :, :70]
+        got = ops.attention_backward(dy, q, k, v, y, lse, causal=True, add_to=prefix)
+    np.testing.assert_array_equal(got[0], dq)
+    assert got[1] is prefix[0] and got[2] is prefix[1]
+    for into, old, d in ((into_k, old_k, dk), (into_v, old_v, dv)):
+        np.testing.assert_allclose(into[:, :, :70], old[:, :, :70] + d, atol=1e-14)
+        np.testing.assert_array_equal(into[:, :, 70:], old[:, :, 70:])
+
+
+@pytest.mark.parametrize("body", ["numpy", "native"])
+def test_gradients_to_add_to_must_fit(body):
+    a = np.zeros((1, 1, 2, 4))
+    lse = np.zeros((1, 1, 2))
+    with backend(body):
+        with pytest.raises(TypeError, match=r"add_to is ndarray, expected the pair \(dk, dv\)"):
+            ops.attention_backward(a, a, a, a, a, lse, add_to=a)
+        with pytest.raises(ValueError, match=r"add_to\[1\] has shape \(1, 1, 2, 3\)"):
+            ops.attention_backward(a, a, a, a, a, lse, add_to=(a.copy(), np.zeros((1, 1, 2, 3))))

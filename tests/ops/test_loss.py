@@ -206,3 +206,15 @@ def test_results_do_not_depend_on_the_number_of_threads():
     for n in (2, 3):
         with team(n):
             assert results() == expected
+
+
+def test_log_prob_by_hand_and_its_gradient_in_place():
+    logits, target = np.log(np.array([[1.0, 2.0, 5.0], [3.0, 3.0, 2.0]])), np.array([2, 0])
+    lp, lse = ops.log_prob(logits, target)
+    np.testing.assert_allclose(np.exp(lp), [5 / 8, 3 / 8])
+    np.testing.assert_allclose(np.exp(lse), [8, 8])
+    expected = np.array([[-1 / 8, -2 / 8, 3 / 8], [2 * 5 / 8, -2 * 3 / 8, -2 * 2 / 8]])
+    dz = ops.log_prob_backward(np.array([1.0, 2.0]), logits, target, lse, out=logits)
+    assert dz is logits
+    np.testing.assert_allclose(dz, expected)
+    np.testing.assert_allclose(dz.sum(axis=1), 0, atol=1e-15)

@@ -29,3 +29,9 @@ def _(torch, x, slope):
 @peer("elu")
 def _(torch, x, alpha):
     return torch.nn.functional.elu(x, alpha)
+
+
+@peer("swiglu")
+def _(torch, x):
+    g, u = x.chunk(2, dim=-1)
+    return torch.nn.functional.silu(g) * u

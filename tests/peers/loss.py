@@ -41,3 +41,9 @@ def _(torch, a, b, eps):
     # Where a norm is clamped to eps, PyTorch differentiates it all the same: its value then, the formula's gradient.
     formula = (a * b).sum(dim=-1) / norm_a.clamp(min=eps) / norm_b.clamp(min=eps)
     return formula + (s - formula).detach(), norm_a, norm_b
+
+
+@peer("log_prob")
+def _(torch, logits, target):
+    lse = torch.logsumexp(logits, dim=1)
+    return logits.gather(1, target.to(torch.int64)[:, None])[:, 0] - lse, lse

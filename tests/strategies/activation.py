@@ -86,3 +86,38 @@ def _(args, outs, eps):
     """Phi + x phi: both within 8 ulp of 1. The tanh form adds x (1 - t^2) u', where u' <= 1 + x^2."""
     x = np.abs(args["x"])
     return 8 * eps * np.abs(args["dy"]) * (1 + x) * (1 + x * x)
+
+
+# ---------------------------------------------------------------- gated
+
+
+@inputs("swiglu")
+def _(draw, dtype):
+    *rows, D = (*_shape(draw), size(draw, 0, 40))
+    return {"x": array(draw, (*rows, 2 * D), dtype, draw(st.sampled_from([1.0, 30.0])), special=True)}
+
+
+@inputs("swiglu_backward")
+def _(draw, dtype):
+    *rows, D = (*_shape(draw), size(draw, 0, 40))
+    return {"dy": array(draw, (*rows, D), dtype), "x": array(draw, (*rows, 2 * D), dtype, 3.0)}
+
+
+@gradient("swiglu", wrt=("x",))
+def _(args, dy):
+    return ops.swiglu(**args), {"x": ops.swiglu_backward(dy, args["x"])}
+
+
+@bound("swiglu")
+def _(args, outs, eps):
+    """silu within 12 ulp (see above), which may fall below the normal range before u enlarges it; one product."""
+    u = np.abs(np.split(args["x"], 2, axis=-1)[1])
+    return 14 * (eps * np.abs(outs[0]) + np.finfo(outs[0].dtype).smallest_subnormal * (1 + u))
+
+
+@bound("swiglu_backward")
+def _(args, outs, eps):
+    """As silu_backward, times u; dy silu(g)."""
+    g, u = np.split(np.abs(args["x"]), 2, axis=-1)
+    dy = np.abs(args["dy"])
+    return 14 * eps * np.concatenate([dy * u * (1 + g), dy * g], axis=-1)

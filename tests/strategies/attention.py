@@ -45,7 +45,10 @@ def _(draw, dtype):
 def _(draw, dtype):
     args = _arguments(draw, dtype)
     y, lse = ops.attention.numpy(**args)
-    return {"dy": array(draw, y.shape, dtype), **args, "y": y, "lse": lse}
+    add_to = None
+    if draw(st.booleans()):
+        add_to = (array(draw, args["k"].shape, dtype), array(draw, args["v"].shape, dtype))
+    return {"dy": array(draw, y.shape, dtype), **args, "y": y, "lse": lse, "add_to": add_to}
 
 
 @gradient("attention", wrt=("q", "k", "v"))
@@ -107,7 +110,7 @@ def _(args, outs, eps):
 def _(args, outs, eps):
     """p is off by `error` and the rounding of s - lse relatively; dp by gamma(E) |dy| |v|; delta by gamma(E) |dy| |y|;
     ds = p (dp - delta) by the sum of these; each gradient by gamma(terms) and its factor's error, applied to the
-    absolute values of all that is summed."""
+    absolute values of all that is summed; one more rounding where dk and dv are added to."""
     a, k, v, scale, s, error = _probabilities(args, eps)
     T, S, E, G = *s.shape[-2:], v.shape[-1], a["k"].shape[1]
     lse = np.where(np.isneginf(a["lse"]), 0, a["lse"])[..., None]
@@ -126,4 +129,8 @@ def _(args, outs, eps):
     dk = heads((relative * size_ds).swapaxes(-1, -2) @ np.abs(a["q"]))
     dv = heads((relative * p).swapaxes(-1, -2) @ dy)
     tiny = np.finfo(outs[0].dtype).smallest_normal  # p and what it multiplies may underflow
-    return dq + tiny * S, dk + tiny * terms, dv + tiny * terms
+    dq, dk, dv = dq + tiny * S, dk + tiny * terms, dv + tiny * terms
+    if args.get("add_to") is None:
+        return dq, dk, dv
+    dk, dv = (d + 2 * eps * (np.abs(old) + np.abs(o)) for d, old, o in zip((dk, dv), args["add_to"], outs[1:]))
+    return dq, dk, dv, dk, dv  # returned, and written in place

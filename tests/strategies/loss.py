@@ -105,6 +105,63 @@ def _(args, outs, eps):
     return gamma(B + 10, eps) * abs(args["dloss"]) * _shares(args)[:, None] * (p + q)
 
 
+# ---------------------------------------------------------------- log-probability of a token
+
+
+def _tokens(draw, dtype):
+    N, V = size(draw, 0, 40), draw(st.one_of(st.integers(1, 80), st.integers(500, 2100)))
+    z = array(draw, (N, V), dtype, draw(st.sampled_from([1.0, 30.0])))
+    if V > 1 and draw(st.booleans()):
+        z[:, 1:][generator(draw).random((N, V - 1)) < 0.2] = -np.inf
+    return z, generator(draw).integers(0, V, N).astype(draw(st.sampled_from([np.int64, np.int32, np.uint16])))
+
+
+@inputs("log_prob")
+def _(draw, dtype):
+    z, target = _tokens(draw, dtype)
+    return {"logits": z, "target": target}
+
+
+@inputs("log_prob_backward")
+def _(draw, dtype):
+    z, target = _tokens(draw, dtype)
+    return {
+        "dlp": array(draw, (len(z),), dtype),
+        "logits": z,
+        "target": target,
+        "lse": ops.log_prob.numpy(z, target)[1],
+        "out": None,
+    }
+
+
+@gradient("log_prob", wrt=("logits",), smooth=lambda args: bool(np.isfinite(args["logits"]).all()))
+def _(args, dy):
+    lp, lse = ops.log_prob(**args)
+    dlp = dy[0] if isinstance(dy, tuple) else dy
+    return lp, {"logits": ops.log_prob_backward(dlp, args["logits"], args["target"], lse)}
+
+
+@bound("log_prob")
+def _(args, outs, eps):
+    """As log_softmax and logsumexp: the row's maximum is taken off and added again."""
+    z = args["logits"]
+    K, m = z.shape[1], np.abs(z.max(axis=1, initial=-np.inf))
+    lse = log_error(0, K, eps) + eps * (m + np.abs(outs[1]))
+    zt = z[np.arange(len(z)), args["target"]]
+    return lse + eps * (np.where(np.isfinite(zt), np.abs(zt), 0) + np.abs(outs[1])), lse
+
+
+@bound("log_prob_backward")
+def _(args, outs, eps):
+    """dlp (onehot - p): z - lse rounded once, exp within 4 ulp, two roundings of terms below onehot + p."""
+    z, lse = args["logits"], args["lse"][:, None]
+    d = np.where(np.isfinite(z), np.abs(z - lse), 0)
+    p = np.exp(np.minimum(z - lse, 0).astype(np.float64))
+    q = np.zeros(z.shape)
+    q[np.arange(len(z)), args["target"]] = 1
+    return np.abs(args["dlp"])[:, None] * eps * (p * (8 + d) + 2 * q) + np.finfo(z.dtype).tiny
+
+
 # ---------------------------------------------------------------- means over all elements
 
 

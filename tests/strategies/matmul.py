@@ -8,7 +8,7 @@ from tests.harness import array, bound, gamma, gradient, inputs, size
 
 
 def _sizes(draw):
-    """M, N, K: small and odd; sometimes past the blocks of the C kernel (KC = 256, MC = 168, NC = 2048)."""
+    """M, N, K: small and odd; sometimes past the blocks of the C kernel (see gemm.c)."""
     if draw(st.integers(0, 7)) == 0:
         big = (345, 300, 530)
         return tuple(draw(st.integers(most - 8, most)) if draw(st.booleans()) else size(draw, 0, 40) for most in big)

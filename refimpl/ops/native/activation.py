@@ -7,7 +7,7 @@ import numpy as np
 from refimpl.backends.native import check, contiguous, kernel, p
 from refimpl.backends.threads import get_num_threads as threads
 from refimpl.ops import activation as ops
-from refimpl.ops.activation import _one, _pair
+from refimpl.ops.activation import _gated, _gated_backward, _one, _pair
 
 
 def _forward(name, kernels, x, out, *numbers):
@@ -141,3 +141,26 @@ def softplus(x, out=None):
 @ops.softplus_backward.mirror("native")
 def softplus_backward(dy, x, out=None):
     return _backward("softplus_backward", _softplus_backward, dy, "x", x, out)
+
+
+_swiglu, _swiglu_backward = kernel("swiglu"), kernel("swiglu_backward")
+
+
+@ops.swiglu.mirror("native")
+def swiglu(x):
+    shape = _gated("swiglu", x)
+    x, y = contiguous(x), np.empty(shape, x.dtype)
+    D = shape[-1]
+    if y.size:
+        check(_swiglu[x.dtype](p(x), y.size // D, D, p(y), threads()), "swiglu")
+    return y
+
+
+@ops.swiglu_backward.mirror("native")
+def swiglu_backward(dy, x):
+    _gated_backward("swiglu_backward", dy, x)
+    dy, x = contiguous(dy), contiguous(x)
+    dx, D = np.empty(x.shape, x.dtype), dy.shape[-1]
+    if x.size:
+        check(_swiglu_backward[x.dtype](p(dy), p(x), dy.size // D, D, p(dx), threads()), "swiglu_backward")
+    return dx

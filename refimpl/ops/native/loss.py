@@ -6,8 +6,18 @@ import numpy as np
 
 from refimpl.backends.native import NULL, check, contiguous, kernel, p
 from refimpl.backends.threads import get_num_threads as threads
+from refimpl.ops import _check
 from refimpl.ops import loss as ops
-from refimpl.ops.loss import _classes, _counting, _distributions, _same, _similarities, _vectors
+from refimpl.ops.loss import (
+    _classes,
+    _counting,
+    _distributions,
+    _same,
+    _similarities,
+    _tokens,
+    _tokens_backward,
+    _vectors,
+)
 
 
 def _optional(a):
@@ -54,6 +64,37 @@ def cross_entropy_backward(p, target, label_smoothing=0.0, ignore_index=None, we
 
 
 _pointer = p  # where `p` is an argument
+
+_log_prob, _log_prob_backward = kernel("log_prob"), kernel("log_prob_backward")
+
+
+def _in_range(status, name, target, V):
+    if status:
+        _check.index_range(name, "target", target, V)
+        check(status, name)
+
+
+@ops.log_prob.mirror("native")
+def log_prob(logits, target):
+    _tokens("log_prob", logits, target)
+    logits, rows = contiguous(logits), _indices(target)
+    N, V = logits.shape
+    lp, lse = np.empty(N, logits.dtype), np.empty(N, logits.dtype)
+    _in_range(_log_prob[logits.dtype](p(logits), p(rows), N, V, p(lp), p(lse), threads()), "log_prob", target, V)
+    return lp, lse
+
+
+@ops.log_prob_backward.mirror("native")
+def log_prob_backward(dlp, logits, target, lse, out=None):
+    name = "log_prob_backward"
+    _tokens_backward(name, dlp, logits, target, lse, out)
+    dlp, logits, rows, lse = contiguous(dlp), contiguous(logits), _indices(target), contiguous(lse)
+    N, V = logits.shape
+    dlogits = np.empty(logits.shape, logits.dtype) if out is None else out
+    status = _log_prob_backward[logits.dtype](p(dlp), p(logits), p(rows), p(lse), N, V, p(dlogits), threads())
+    _in_range(status, name, target, V)
+    return dlogits
+
 
 _bce = kernel("binary_cross_entropy_with_logits")
 _bce_backward = kernel("binary_cross_entropy_with_logits_backward")

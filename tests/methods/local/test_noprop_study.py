@@ -24,7 +24,7 @@ def test_the_experiment_trains_and_draws(few, settings):
     for c in made.contenders:
         c.learner.fit(few.x_train, few.y_train)
         accuracy = c.learner.score(few.x_test, few.y_test)
-        results.append({"name": c.name, "role": c.role, "learner": c.learner, "test_accuracy": accuracy})
+        results.append({"name": c.name, "role": c.role, "learner": c.learner, "score": accuracy})
         results[-1]["history"] = c.learner.history_
     with style.use():
         figure = style.figure()

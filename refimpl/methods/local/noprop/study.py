@@ -150,7 +150,7 @@ def _draw_bars(ax: Any, results: list[dict[str, Any]], colours: Mapping[str, str
     from refimpl.viz import style
 
     names = [r["name"] for r in results][::-1]
-    values = [r["test_accuracy"] for r in results][::-1]
+    values = [r["score"] for r in results][::-1]
     ax.barh(names, values, color=[colours[n] for n in names], height=0.65)
     for i, v in enumerate(values):
         ax.annotate(

@@ -12,6 +12,7 @@ from typing import Any
 from generate import charts, text
 from refimpl import methods, record
 from refimpl.estimator import Estimator
+from refimpl.lab.errors import UsageError
 from refimpl.lab.text import duration
 
 
@@ -163,7 +164,7 @@ def _page(root: Path, out: Path, slug: str, module: Any, bench: Mapping[str, Any
         f"## Run it\n\n```text\nrefimpl run {slug}\nrefimpl claims {slug}\nrefimpl bench methods {slug}\n"
         f"refimpl tutorial {slug}\n```"
     )
-    trace = _trace(out, slug)
+    trace = _trace(out, slug, module)
     if trace:
         link = f"<a href='{trace}'>A training step, operation by operation</a>"
         parts.append(f"## Step through it\n\n{link}: every array, its formula and its gradient.")
@@ -183,18 +184,19 @@ def class_name(c: type) -> str:
     return f"refimpl.{c.__name__}" if c.__name__ in refimpl.__all__ else f"{c.__module__}.{c.__name__}"
 
 
-def _trace(out: Path, slug: str) -> str | None:
-    """The step-through page of `refimpl trace SLUG`, where this version has that command."""
+def _trace(out: Path, slug: str, module: Any) -> str | None:
+    """The step-through page of `refimpl trace SLUG`, where this version has that command and the method such a step."""
     try:
-        from refimpl.lab import trace
+        from refimpl.lab import walk
     except ImportError:
-        return None
-    write = getattr(trace, "write_page", None)
-    if write is None:
         return None
     target = out / "traces" / f"{slug}.html"
     target.parent.mkdir(parents=True, exist_ok=True)
-    return f"../traces/{slug}.html" if write(slug, target) else None
+    try:
+        walk.run(module, target, None, "auto", quiet=True)
+    except UsageError:  # it names no step
+        return None
+    return f"../traces/{slug}.html"
 
 
 def _claims(root: Path, out: Path, slug: str, results: Mapping[str, Any] | None) -> str:

@@ -19,6 +19,8 @@ TITLES = {
     "conv": "Convolutions",
     "denoise": "Label denoising",
     "embedding": "Embeddings and dropout",
+    "graph": "Attention on graphs",
+    "heads": "Heads of attention",
     "loss": "Losses",
     "matmul": "Matrix products",
     "norm": "Normalisation",

@@ -93,7 +93,7 @@ def _benchmarks(out: Path, bench: dict | None) -> None:
         )
     else:
         parts.append(charts.conditions(bench))
-        steps = [r for r in bench["rows"] if r["kind"] == "method"]
+        steps = [r for r in bench["rows"] if r["kind"] != "operation"]  # of networks and of methods
         ops = [r for r in bench["rows"] if r["kind"] == "operation"]
         if steps:
             charts.save_speed_up(out / "_images" / "race-methods.png", steps)

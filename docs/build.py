@@ -35,6 +35,7 @@ def main() -> int:
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "REFIMPL_WISDOM": "off"}
     if options.quick:
         environment["REFIMPL_TUTORIAL_QUICK"] = "1"
+    environment["IPYTHONDIR"] = str(_profile(BUILD / "ipython"))
     source = BUILD / "source"
     shutil.rmtree(source, ignore_errors=True)
     pages.write(ROOT, source)
@@ -62,6 +63,15 @@ def main() -> int:
         print(message, file=sys.stderr)
     print(f"{BUILD / 'html' / 'index.html'}, {time.perf_counter() - started:.0f} s")
     return 1 if broken else 0
+
+
+def _profile(folder: Path) -> Path:
+    """A profile for the kernels that execute tutorials: not the user's own, and without the remark that a kernel on this
+    machine is spoken to over unencrypted local sockets."""
+    config = folder / "profile_default" / "ipython_kernel_config.py"
+    config.parent.mkdir(parents=True, exist_ok=True)
+    config.write_text("c.IPKernelApp.log_level = 40\n", encoding="utf-8")
+    return folder
 
 
 if __name__ == "__main__":

@@ -51,7 +51,8 @@ wheel: $(VENV)/tested
 	$(BIN)/python -m build -q
 	$(PYTHON) -m venv build/wheel-try
 	build/wheel-try/bin/python -m pip install -q --disable-pip-version-check dist/*.whl
-	cd build/wheel-try && bin/refimpl doctor && REFIMPL_ISA=v2 bin/refimpl run noprop --quick
+	cd build/wheel-try && bin/refimpl doctor && REFIMPL_ISA=v2 bin/refimpl run noprop --quick && \
+		bin/refimpl tutorial gradients-by-hand --run
 	@ls -l dist
 
 docs: $(VENV)/documented

@@ -66,8 +66,8 @@ def main() -> int:
 
 
 def _profile(folder: Path) -> Path:
-    """A profile for the kernels that execute tutorials: not the user's own, and without the remark that a kernel on this
-    machine is spoken to over unencrypted local sockets."""
+    """A profile for the kernels that execute tutorials: not the user's own, and without the remark that a kernel is
+    spoken to over unencrypted local sockets."""
     config = folder / "profile_default" / "ipython_kernel_config.py"
     config.parent.mkdir(parents=True, exist_ok=True)
     config.write_text("c.IPKernelApp.log_level = 40\n", encoding="utf-8")

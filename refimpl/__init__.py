@@ -34,6 +34,7 @@ _LAZY = {
     "ForwardForwardClassifier": "refimpl.baselines",
     "UnrolledFlowClassifier": "refimpl.baselines",
     "NoProp": "refimpl.methods.local.noprop",
+    "trace": "refimpl.lab.trace",
 }
 
 __all__ = [
@@ -52,6 +53,7 @@ __all__ = [
     "ops",
     "set_backend",
     "set_num_threads",
+    "trace",
 ]
 
 

@@ -77,6 +77,33 @@ def test_every_method_has_a_card_and_a_page(source):
         assert "## Claims" in body and "## Race" in body and f"refimpl run {slug}" in body
 
 
+def test_a_method_without_results_tutorial_race_or_trace_has_a_page(tmp_path, monkeypatch):
+    from generate import methods as pages
+
+    from tests.lab import fake
+
+    monkeypatch.setattr(methods, "MODULES", fake.MODULES)
+    pages.write(tmp_path, tmp_path / "source", None)
+    for slug in fake.MODULES:
+        body = (tmp_path / "source" / "methods" / f"{slug}.md").read_text(encoding="utf-8")
+        assert "Not measured yet" in body and "No race has been published yet" in body and "tutorials/" not in body
+
+
+def test_a_claim_that_could_not_be_measured_is_shown_with_its_reason():
+    from generate import methods as pages
+
+    entry = {"id": "refinement", "data": "mnist", "sentence": "s", "threshold": "t", "figure": None}
+    entry |= {
+        "measured": [{"seed": 0, "seconds": 1.0, "values": None, "error": "E"}],
+        "verdict": "not measured",
+        "note": "why",
+    }
+    machine = {"cpu": "c", "cores": 2, "backend": "auto", "threads": 1}
+    report = {"date": "d", "version": "v", "seeds": [0], "seconds": 1.0, "machine": machine, "claims": [entry]}
+    shown = pages._claims(ROOT, ROOT, "noprop", report)
+    assert "– not measured" in shown and "*Came out:* why" in shown and "![" not in shown
+
+
 def test_every_public_name_is_in_the_api_reference(source):
     import importlib
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import re
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from typing import Any
 from generate import charts, text
 from refimpl import methods, record
 from refimpl.estimator import Estimator
-from refimpl.lab.errors import UsageError
+from refimpl.lab.errors import LabError
 from refimpl.lab.text import duration
 
 
@@ -71,7 +72,7 @@ def _gallery(root: Path, out: Path, found: list) -> str:
 FAMILIES = {
     "local": "Local learning",
     "spiking": "Spiking networks",
-    "efficient": "Training with less memory",
+    "memory": "Training with less memory",
     "graph": "Graphs",
 }
 
@@ -129,14 +130,14 @@ def _thumbnail(root: Path, out: Path, slug: str, results: Mapping[str, Any] | No
     for entry in results["claims"]:
         name = _drawn(out, slug, entry, f"thumbnail-{slug}.png", 0.8, 0.8)
         best = name or best
-        if name and _is_curve(slug, entry):
+        if name and _is_curve(entry):
             break
     return best
 
 
-def _is_curve(slug: str, entry: Mapping[str, Any]) -> bool:
-    values = entry["measured"][0]["values"] or {}
-    return any(isinstance(v, list) and len(v) > 4 for v in values.values())
+def _is_curve(entry: Mapping[str, Any]) -> bool:
+    values = (m["values"] or {} for m in entry["measured"])
+    return any(isinstance(v, list) and len(v) > 4 for each in values for v in each.values())
 
 
 # ---------------------------------------------------------------- one method
@@ -194,7 +195,8 @@ def _trace(out: Path, slug: str, module: Any) -> str | None:
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
         walk.run(module, target, None, "auto", quiet=True)
-    except UsageError:  # it names no step
+    except LabError as error:  # it has no step that can be shown
+        print(f"no step-through page of {slug}: {error}", file=sys.stderr)
         return None
     return f"../traces/{slug}.html"
 

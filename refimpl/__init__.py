@@ -28,6 +28,9 @@ from refimpl.backends import (
 
 # Loaded on first use (PEP 562): name -> module
 _LAZY = {
+    "BPTTClassifier": "refimpl.baselines",
+    "OTTTClassifier": "refimpl.baselines",
+    "SLTT": "refimpl.methods.spiking.sltt",
     "BackpropClassifier": "refimpl.baselines",
     "BackpropGNN": "refimpl.baselines",
     "BackpropLinks": "refimpl.baselines",
@@ -42,6 +45,8 @@ _LAZY = {
 }
 
 __all__ = [
+    "SLTT",
+    "BPTTClassifier",
     "BackpropClassifier",
     "BackpropGNN",
     "BackpropLinks",
@@ -51,6 +56,7 @@ __all__ = [
     "ForwardGNN",
     "ForwardGNNLinks",
     "NoProp",
+    "OTTTClassifier",
     "UnrolledFlowClassifier",
     "__version__",
     "arena",

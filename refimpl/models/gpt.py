@@ -396,14 +396,14 @@ class GPT(Layer):
 
     # ------------------------------------------------------------ its parts
 
-    def embed(self, params: Params, tokens: np.ndarray, start: int = 0) -> np.ndarray:
+    def embed(self, params: Scope, tokens: np.ndarray, start: int = 0) -> np.ndarray:
         """The stream's first rows (B, T, d), T tokens from position `start` on."""
         x = ops.embedding(tokens, params["embed.table"])
         if self.positions == "learned":
             x += params["position.table"][start : start + tokens.shape[1]]
         return x
 
-    def embed_backward(self, grads: Params, tokens: np.ndarray, dx: np.ndarray) -> None:
+    def embed_backward(self, grads: Scope, tokens: np.ndarray, dx: np.ndarray) -> None:
         if "embed.table" in grads:
             _add(grads["embed.table"], ops.embedding_backward(dx, tokens, self.vocabulary))
         if "position.table" in grads:
@@ -428,11 +428,11 @@ class GPT(Layer):
             dx = self.block.backward(params.scope(name), grads.scope(name), kept.pop(), dx)
         self.embed_backward(grads, tokens, dx)
 
-    def logits(self, params: Params, h: np.ndarray) -> np.ndarray:
+    def logits(self, params: Scope, h: np.ndarray) -> np.ndarray:
         """h E^T for any rows."""
         return ops.linear(h, params["embed.table"].T)
 
-    def logits_backward(self, params: Params, grads: Params, h: np.ndarray, dlogits: np.ndarray) -> np.ndarray:
+    def logits_backward(self, params: Scope, grads: Scope, h: np.ndarray, dlogits: np.ndarray) -> np.ndarray:
         """dh = dlogits E; adds dE = dlogits^T h, the gradient of the linear map with input dlogits and output h."""
         table = params["embed.table"]
         if "embed.table" in grads:

@@ -39,8 +39,9 @@ def batch(n: int, seed: int) -> bytes:
 
 
 def test_every_name_has_its_facts() -> None:
-    assert data.names() == ["digits", "mnist", "fashion-mnist", "cifar-10"]
-    for name in data.names():
+    assert data.names("images") == ["digits", "mnist", "fashion-mnist", "cifar-10"]
+    assert {"coriolanus", "tinyshakespeare"} <= set(data.names("text")) <= set(data.names())
+    for name in data.names("images"):
         info = data.info(name)
         assert info.name == name and info.title and info.source and info.licence
         assert len(info.classes) == info.n_classes == 10 and len(info.shape) == 3

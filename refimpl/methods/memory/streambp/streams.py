@@ -10,16 +10,16 @@ reads the rows up to its own only: of these it needs the keys and values, which 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
 from refimpl import ops
 from refimpl.methods.memory.streambp.objectives import DPO, Objective
 from refimpl.models.gpt import GPT, Block, Drop
-from refimpl.nn import Params, Scope
+from refimpl.nn import Scope
 
-__all__ = ["Chunks", "chunks", "head", "linear_pair", "log_probs", "stream_backward", "stream_forward"]
+__all__ = ["Chunks", "chunks", "head", "linear_pair", "log_probs", "stream_backward", "stream_forward", "stream_steps"]
 
 Chunks = int | Sequence[int]
 
@@ -59,7 +59,7 @@ def _rows(a: np.ndarray, s: int, e: int) -> np.ndarray:
     return np.ascontiguousarray(a[:, s:e])
 
 
-def _logits(model: GPT, params: Params, x: np.ndarray, s: int, e: int, temperature: float):
+def _logits(model: GPT, params: Scope, x: np.ndarray, s: int, e: int, temperature: float):
     """Logits of rows [s, e) of the last layer's output, for each row of the batch; and what the way back needs."""
     h, norm = model.block.normalise.forward(params.scope("norm"), _rows(x, s, e))
     h = h.reshape(-1, model.d)
@@ -69,7 +69,7 @@ def _logits(model: GPT, params: Params, x: np.ndarray, s: int, e: int, temperatu
 
 
 def log_probs(
-    model: GPT, params: Params, x: np.ndarray, target: np.ndarray, length: Chunks, temperature: float = 1.0
+    model: GPT, params: Scope, x: np.ndarray, target: np.ndarray, length: Chunks, temperature: float = 1.0
 ) -> np.ndarray:
     """lp (B, T) from the last layer's output x (B, T, d), without gradient."""
     lp = np.empty(target.shape, x.dtype)
@@ -81,8 +81,8 @@ def log_probs(
 
 def head(
     model: GPT,
-    params: Params,
-    grads: Params,
+    params: Scope,
+    grads: Scope,
     x: np.ndarray,
     objective: Objective,
     length: Chunks,
@@ -126,13 +126,15 @@ def _back(model, params, grads, x, s, e, saved, dlp, temperature) -> None:
 def _head_one_pass(model, params, grads, x, objective: DPO, length: Chunks) -> float:
     """The gradients of the table and the norm mix what they add up, so each pair has its own sum, scaled by its κ."""
     P, T = objective.pairs, x.shape[1]
-    own = grads.zeros_like()
+    names = [name for name in grads if name.split(".")[0] in ("embed", "norm")]
+    own = Scope({name: np.zeros_like(grads[name]) for name in names})
     signs, c = objective.signs().astype(x.dtype), np.zeros(P)
     loss = 0.0
     for b in range(P):
         pair = [b, P + b]
         xb = x[pair]
-        own.flat[...] = 0
+        for name in names:
+            own[name][...] = 0
         for s, e in chunks(T, length):
             z, h, norm = _logits(model, params, xb, s, e, 1.0)
             y = objective.target[pair, s:e].reshape(-1)
@@ -141,7 +143,8 @@ def _head_one_pass(model, params, grads, x, objective: DPO, length: Chunks) -> f
             c[b] += np.where(d != 0, d * (lp.reshape(2, -1) - objective.reference[pair, s:e]), 0).sum()
             _back(model, params, own, xb, s, e, (z, y, lse, h, norm), d, 1.0)
         kappa = objective.kappa(c)[1][b]
-        ops.axpy(grads.flat, own.flat, float(kappa))
+        for name in names:
+            ops.axpy(grads[name].reshape(-1), own[name].reshape(-1), float(kappa))
         x[pair] = xb * x.dtype.type(kappa)
     loss, _ = objective.kappa(c)
     return loss
@@ -233,17 +236,36 @@ def stream_backward(
     (order "forward") keys and values of all earlier rows are computed again for every chunk, as in the paper's
     released code: the same gradient, slower.
     """
+    for _ in stream_steps(block, params, grads, x, dz, length, padding, drop, order, keep_keys):
+        pass
+    return dz
+
+
+def stream_steps(
+    block: Block,
+    params: Scope,
+    grads: Scope,
+    x: np.ndarray,
+    dz: np.ndarray,
+    length: Chunks,
+    padding: np.ndarray | None = None,
+    drop: Drop | None = None,
+    order: str = "reverse",
+    keep_keys: bool = True,
+) -> Iterator[tuple[int, int]]:
+    """`stream_backward` as a generator of the chunks, each after it has been worked through; dz holds dx at the end."""
     if order not in ("forward", "reverse"):
         raise ValueError(f"stream_backward: order is {order!r}, expected 'forward' or 'reverse'")
     if not keep_keys and order == "reverse":
         raise ValueError("stream_backward: keys that are computed again for every chunk need order='forward'")
     layer = _Layer(block, params, padding, drop)
     if order == "reverse":
-        return _backward_from_the_end(layer, grads, x, dz, length)
-    return _backward_in_order(layer, grads, x, dz, length, keep_keys)
+        yield from _from_the_end(layer, grads, x, dz, length)
+    else:
+        yield from _in_order(layer, grads, x, dz, length, keep_keys)
 
 
-def _backward_from_the_end(layer: _Layer, grads: Scope, x, dz, length: Chunks) -> np.ndarray:
+def _from_the_end(layer: _Layer, grads: Scope, x, dz, length: Chunks) -> Iterator[tuple[int, int]]:
     block, params, T = layer.block, layer.params, x.shape[1]
     k, v = layer.empty(x, T)
     layer.keys_values(x, k, v, length)
@@ -256,10 +278,10 @@ def _backward_from_the_end(layer: _Layer, grads: Scope, x, dz, length: Chunks) -
         du = block.qkv.backward(params.scope("qkv"), grads.scope("qkv"), qkv, djoint)
         dy += block.normalise_backward(params.scope("norm1"), grads.scope("norm1"), norm1, du)
         dz[:, s:e] = dy
-    return dz
+        yield s, e
 
 
-def _backward_in_order(layer: _Layer, grads: Scope, x, dz, length: Chunks, keep_keys: bool) -> np.ndarray:
+def _in_order(layer: _Layer, grads: Scope, x, dz, length: Chunks, keep_keys: bool) -> Iterator[tuple[int, int]]:
     block, params, T = layer.block, layer.params, x.shape[1]
     names = [name for name in params.scope("qkv") if name in grads.scope("qkv")]
     dq_params, dkv_params = (
@@ -291,10 +313,10 @@ def _backward_in_order(layer: _Layer, grads: Scope, x, dz, length: Chunks, keep_
         dz[:, s:e] = dy
         if not keep_keys:
             keys_backward(e)
+        yield s, e
     if keep_keys:
         keys_backward(T)
     block.qkv.add_columns(grads.scope("qkv"), dq_params, 0)
     block.qkv.add_columns(grads.scope("qkv"), dkv_params, layer.middle)
     _, norm1 = block.normalise.forward(params.scope("norm1"), x)
     dz += block.normalise_backward(params.scope("norm1"), grads.scope("norm1"), norm1, du)
-    return dz

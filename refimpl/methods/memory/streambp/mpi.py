@@ -63,8 +63,8 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         from mpi4py import MPI
-    except ImportError:
-        print("mpi4py is not installed: pip install refimpl[mpi]", file=sys.stderr)
+    except (ImportError, RuntimeError) as error:
+        print(f"needs mpi4py (pip install refimpl[mpi]) and an MPI library: {error}", file=sys.stderr)
         return 1
     comm = MPI.COMM_WORLD
     rank, ranks = comm.Get_rank(), comm.Get_size()

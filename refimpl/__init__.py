@@ -11,7 +11,10 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-from refimpl import ops
+from refimpl import (
+    _waiting,  # noqa: F401  (first: before NumPy is loaded)
+    ops,
+)
 from refimpl._version import __version__
 from refimpl.backends import (
     arena,

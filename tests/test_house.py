@@ -15,6 +15,7 @@ PACKAGE = ROOT / "refimpl"
 FLOORS = {
     "refimpl._disk": 0,
     "refimpl._version": 0,
+    "refimpl._waiting": 0,
     "refimpl._native": 0,
     "refimpl.backends": 1,
     "refimpl.ops": 2,
@@ -114,3 +115,11 @@ def test_importing_refimpl_costs_little_over_numpy(tmp_path):
 
 def test_every_public_top_level_name_can_be_had():
     python("import refimpl; [getattr(refimpl, n) for n in refimpl.__all__]")
+
+
+def test_idle_threads_sleep_soon_unless_the_user_says_otherwise():
+    script = "import refimpl, os; print(os.environ['OPENBLAS_THREAD_TIMEOUT'], os.environ.get('GOMP_SPINCOUNT'))"
+    plain = {k: v for k, v in os.environ.items() if not k.startswith(("OMP_", "GOMP_", "OPENBLAS_"))}
+    for given, told in (({}, "20 2000"), ({"OPENBLAS_THREAD_TIMEOUT": "26", "OMP_WAIT_POLICY": "active"}, "26 None")):
+        done = subprocess.run([sys.executable, "-c", script], env=plain | given, capture_output=True, text=True)
+        assert done.stdout.strip() == told, done.stderr

@@ -355,7 +355,7 @@ INLINE void put(const thin *p, i64 r, i64 j, real sum) {
     *to = p->add ? *to + sum : sum;
 }
 
-/* sum (R x CHUNK) += G steps of K, read as G streams along j; `ahead`: the steps that come next, too, are asked for.
+/* sum (R rows of THIN CHUNK / R) += G steps of K, read as G streams along j; `ahead`: each asks for what it needs soon.
  * Inlined with constants R and G. */
 INLINE void add_steps(const int R, const int G, int ahead, const real *x, i64 K, const real *y, i64 y_k, i64 n,
                       real *sum) {
@@ -363,39 +363,40 @@ INLINE void add_steps(const int R, const int G, int ahead, const real *x, i64 K,
     for (; j + VL <= n; j += VL) {
         vec t[THIN];
 #pragma GCC unroll 4
-        for (int r = 0; r < R; r++) t[r] = load(sum + r * CHUNK + j);
+        for (int r = 0; r < R; r++) t[r] = load(sum + r * (THIN * CHUNK / R) + j);
 #pragma GCC unroll 8
         for (int g = 0; g < G; g++) {
             vec v = load(y + g * y_k + j);
-            if (ahead) __builtin_prefetch(y + (g + G) * y_k + j);
+            if (ahead) __builtin_prefetch(y + g * y_k + j + 16 * VL);
 #pragma GCC unroll 4
             for (int r = 0; r < R; r++) t[r] += x[r * K + g] * v;
         }
 #pragma GCC unroll 4
-        for (int r = 0; r < R; r++) store(sum + r * CHUNK + j, t[r]);
+        for (int r = 0; r < R; r++) store(sum + r * (THIN * CHUNK / R) + j, t[r]);
     }
     for (; j < n; j++) {
         for (int r = 0; r < R; r++) {
-            real t = sum[r * CHUNK + j];
+            real t = sum[r * (THIN * CHUNK / R) + j];
             for (int g = 0; g < G; g++) t += x[r * K + g] * y[g * y_k + j];
-            sum[r * CHUNK + j] = t;
+            sum[r * (THIN * CHUNK / R) + j] = t;
         }
     }
 }
 
 /* Y consecutive along j */
 INLINE void thin_rows(const int R, const thin *p, i64 j0, i64 j1) {
+    const i64 chunk = THIN * CHUNK / R;
     real sum[THIN * CHUNK];
-    for (i64 j = j0; j < j1; j += CHUNK) {
-        i64 n = least(CHUNK, j1 - j), k = 0;
-        memset(sum, 0, sizeof(real) * (size_t)(R * CHUNK));
+    for (i64 j = j0; j < j1; j += chunk) {
+        i64 n = least(chunk, j1 - j), k = 0;
+        for (i64 r = 0; r < R; r++) memset(sum + r * chunk, 0, sizeof(real) * (size_t)n);
         if (R == 1 && p->n * (i64)sizeof(real) > BEYOND_CACHE / p->K) {
             for (; k + 8 <= p->K; k += 8) add_steps(R, 8, 1, p->x + k, p->K, p->y + k * p->y_k + j, p->y_k, n, sum);
         }
         for (; k + 8 <= p->K; k += 8) add_steps(R, 8, 0, p->x + k, p->K, p->y + k * p->y_k + j, p->y_k, n, sum);
         for (; k < p->K; k++) add_steps(R, 1, 0, p->x + k, p->K, p->y + k * p->y_k + j, p->y_k, n, sum);
         for (i64 r = 0; r < R; r++) {
-            for (i64 q = 0; q < n; q++) put(p, r, j + q, sum[r * CHUNK + q]);
+            for (i64 q = 0; q < n; q++) put(p, r, j + q, sum[r * chunk + q]);
         }
     }
 }
@@ -563,17 +564,25 @@ static void together(int team) {
 static void work(const product *p, const blocks *s, int rank, int team, real *panel, real *mine) {
     i64 sa_i = p->ta ? 1 : p->lda, sa_k = p->ta ? p->lda : 1;
     i64 sb_j = p->tb ? p->ldb : 1, sb_k = p->tb ? 1 : p->ldb;
-    int tm = 1, tn = 1;
-    grid(p->M, p->N, s->nc, team, &tm, &tn);
-    i64 i0, i1;
-    ri_share(p->M, MR, rank / tn, tm, &i0, &i1);
+    /* Alone, the thread takes all: a small product cannot bear the divisions of a share. */
+    int tm = 1, tn = 1, alone = team == 1;
+    i64 i0 = 0, i1 = p->M;
+    if (!alone) {
+        grid(p->M, p->N, s->nc, team, &tm, &tn);
+        ri_share(p->M, MR, rank / tn, tm, &i0, &i1);
+    }
     int h = height(i1 - i0), rows_direct = read_rows(p);
-    i64 rows = s->mc / h * h;
-    i64 steps = (p->K + s->kc - 1) / s->kc, depth = (p->K + steps - 1) / steps; /* equal parts of K */
+    i64 rows = i1 - i0 <= s->mc ? p->M : s->mc / h * h, depth = p->K;
+    if (p->K > s->kc) {
+        i64 steps = (p->K + s->kc - 1) / s->kc;
+        depth = (p->K + steps - 1) / steps; /* equal parts of K */
+    }
     for (i64 jc = 0; jc < p->N; jc += s->nc) {
-        i64 nc = least(s->nc, p->N - jc), j0, j1, p0, p1;
-        ri_share(nc, NR, rank % tn, tn, &j0, &j1);
-        ri_share(nc, NR, rank, team, &p0, &p1);
+        i64 nc = least(s->nc, p->N - jc), j0 = 0, j1 = nc, p0 = 0, p1 = nc;
+        if (!alone) {
+            ri_share(nc, NR, rank % tn, tn, &j0, &j1);
+            ri_share(nc, NR, rank, team, &p0, &p1);
+        }
         i64 direct = read_direct(p, s) ? nc / NR * NR : 0;
         if (p0 < direct) p0 = least(direct, p1);
         for (i64 pc = 0; pc < p->K; pc += depth) {

@@ -111,14 +111,23 @@ static void states_before(const real *h0, const real *y, i64 B, i64 T, i64 N, re
     }
 }
 
-/* a = x W + b over R rows: dx = da W^T, dW = x^T da, db = sum of da */
-static int input_backward(const real *da, const real *x, const real *w_x, i64 R, i64 D, i64 n, real *dx, real *dw_x,
-                          real *dbias, int threads) {
-    int status = RI_INTERNAL(gemm)(0, 1, R, D, n, da, n, w_x, n, 0, dx, D, threads);
+/* dbias = (accumulate ? dbias : 0) + the sum over the rows of da (R x n); `sum` has room for n */
+static int bias_backward(const real *da, i64 R, i64 n, int accumulate, real *dbias, real *sum, int threads) {
+    if (!accumulate) return RI(sum_rows)(da, R, n, dbias, threads);
+    int status = RI(sum_rows)(da, R, n, sum, threads);
+    for (i64 j = 0; j < n && status == RI_OK; j++) dbias[j] += sum[j];
+    return status;
+}
+
+/* a = x W + b over R rows: dx = da W^T where asked for, dW = x^T da, db = sum of da */
+static int input_backward(const real *da, const real *x, const real *w_x, i64 R, i64 D, i64 n, int accumulate, real *dx,
+                          real *dw_x, real *dbias, real *sum, int threads) {
+    int status = RI_OK;
+    if (dx) status = RI_INTERNAL(gemm)(0, 1, R, D, n, da, n, w_x, n, 0, dx, D, threads);
     if (status != RI_OK) return status;
-    status = RI_INTERNAL(gemm)(1, 0, D, n, R, x, D, da, n, 0, dw_x, n, threads);
+    status = RI_INTERNAL(gemm)(1, 0, D, n, R, x, D, da, n, accumulate, dw_x, n, threads);
     if (status != RI_OK) return status;
-    return RI(sum_rows)(da, R, n, dbias, threads);
+    return bias_backward(da, R, n, accumulate, dbias, sum, threads);
 }
 
 /* BODY for the samples [b0, b1) of each of `team` parts */
@@ -179,19 +188,19 @@ NOINLINE void rnn_steps_backward(const real *dy, const real *w, const real *y, i
 }
 
 int RI(rnn_sequence_backward)(const real *dy, const real *x, const real *h0, const real *w_x, const real *w_h,
-                              const real *y, i64 B, i64 T, i64 D, i64 N, real *dx, real *dh0, real *dw_x, real *dw_h,
-                              real *dbias, int threads) {
+                              const real *y, i64 B, i64 T, i64 D, i64 N, int accumulate, real *dx, real *dh0,
+                              real *dw_x, real *dw_h, real *dbias, int threads) {
     real *w = ri_workspace(RI_WS_OP, sizeof(real) * (size_t)packed_size(N, N));
-    real *da = ri_workspace(RI_WS_OP2, sizeof(real) * (size_t)(2 * B * T * N));
+    real *da = ri_workspace(RI_WS_OP2, sizeof(real) * (size_t)(2 * B * T * N + N));
     if (!w || !da) return RI_NOMEM;
-    real *before = da + B * T * N;
+    real *before = da + B * T * N, *sum = before + B * T * N;
     pack(w_h, 1, N, N, N, w);
     int team = sequence_team(threads, B, T, N, 1);
     SAMPLES(team, rnn_steps_backward(dy, w, y, b0, b1, T, N, da, dh0));
     states_before(h0, y, B, T, N, before);
-    int status = input_backward(da, x, w_x, B * T, D, N, dx, dw_x, dbias, threads);
+    int status = input_backward(da, x, w_x, B * T, D, N, accumulate, dx, dw_x, dbias, sum, threads);
     if (status != RI_OK) return status;
-    return RI_INTERNAL(gemm)(1, 0, N, N, B * T, before, N, da, N, 0, dw_h, N, threads);
+    return RI_INTERNAL(gemm)(1, 0, N, N, B * T, before, N, da, N, accumulate, dw_h, N, threads);
 }
 
 /* ------------------------------------------------------------------------------------------------ GRU */
@@ -268,21 +277,21 @@ NOINLINE void gru_steps_backward(const real *dy, const real *w, const real *befo
 }
 
 int RI(gru_sequence_backward)(const real *dy, const real *x, const real *h0, const real *w_x, const real *w_h,
-                              const real *y, const real *gates, i64 B, i64 T, i64 D, i64 N, real *dx, real *dh0,
-                              real *dw_x, real *dw_h, real *dbias_x, real *dbias_h, int threads) {
+                              const real *y, const real *gates, i64 B, i64 T, i64 D, i64 N, int accumulate, real *dx,
+                              real *dh0, real *dw_x, real *dw_h, real *dbias_x, real *dbias_h, int threads) {
     real *w = ri_workspace(RI_WS_OP, sizeof(real) * (size_t)packed_size(3 * N, N));
-    real *da = ri_workspace(RI_WS_OP2, sizeof(real) * (size_t)(7 * B * T * N));
+    real *da = ri_workspace(RI_WS_OP2, sizeof(real) * (size_t)(7 * B * T * N + 3 * N));
     if (!w || !da) return RI_NOMEM;
-    real *du = da + 3 * B * T * N, *before = du + 3 * B * T * N;
+    real *du = da + 3 * B * T * N, *before = du + 3 * B * T * N, *sum = before + B * T * N;
     pack(w_h, 1, 3 * N, 3 * N, N, w);
     states_before(h0, y, B, T, N, before);
     int team = sequence_team(threads, B, T, N, 3);
     SAMPLES(team, gru_steps_backward(dy, w, before, gates, b0, b1, T, N, da, du, dh0));
-    int status = input_backward(da, x, w_x, B * T, D, 3 * N, dx, dw_x, dbias_x, threads);
+    int status = input_backward(da, x, w_x, B * T, D, 3 * N, accumulate, dx, dw_x, dbias_x, sum, threads);
     if (status != RI_OK) return status;
-    status = RI(sum_rows)(du, B * T, 3 * N, dbias_h, threads);
+    status = bias_backward(du, B * T, 3 * N, accumulate, dbias_h, sum, threads);
     if (status != RI_OK) return status;
-    return RI_INTERNAL(gemm)(1, 0, N, 3 * N, B * T, before, N, du, 3 * N, 0, dw_h, 3 * N, threads);
+    return RI_INTERNAL(gemm)(1, 0, N, 3 * N, B * T, before, N, du, 3 * N, accumulate, dw_h, 3 * N, threads);
 }
 
 /* ------------------------------------------------------------------------------------------------ LSTM */
@@ -359,17 +368,17 @@ NOINLINE void lstm_steps_backward(const real *dy, const real *dc, const real *c0
 
 int RI(lstm_sequence_backward)(const real *dy, const real *dc, const real *x, const real *h0, const real *c0,
                                const real *w_x, const real *w_h, const real *y, const real *c, const real *gates, i64 B,
-                               i64 T, i64 D, i64 N, real *dx, real *dh0, real *dc0, real *dw_x, real *dw_h, real *dbias,
-                               int threads) {
+                               i64 T, i64 D, i64 N, int accumulate, real *dx, real *dh0, real *dc0, real *dw_x,
+                               real *dw_h, real *dbias, int threads) {
     real *w = ri_workspace(RI_WS_OP, sizeof(real) * (size_t)packed_size(4 * N, N));
-    real *da = ri_workspace(RI_WS_OP2, sizeof(real) * (size_t)(5 * B * T * N));
+    real *da = ri_workspace(RI_WS_OP2, sizeof(real) * (size_t)(5 * B * T * N + 4 * N));
     if (!w || !da) return RI_NOMEM;
-    real *before = da + 4 * B * T * N;
+    real *before = da + 4 * B * T * N, *sum = before + B * T * N;
     pack(w_h, 1, 4 * N, 4 * N, N, w);
     int team = sequence_team(threads, B, T, N, 4);
     SAMPLES(team, lstm_steps_backward(dy, dc, c0, w, c, gates, b0, b1, T, N, da, dh0, dc0));
     states_before(h0, y, B, T, N, before);
-    int status = input_backward(da, x, w_x, B * T, D, 4 * N, dx, dw_x, dbias, threads);
+    int status = input_backward(da, x, w_x, B * T, D, 4 * N, accumulate, dx, dw_x, dbias, sum, threads);
     if (status != RI_OK) return status;
-    return RI_INTERNAL(gemm)(1, 0, N, 4 * N, B * T, before, N, da, 4 * N, 0, dw_h, 4 * N, threads);
+    return RI_INTERNAL(gemm)(1, 0, N, 4 * N, B * T, before, N, da, 4 * N, accumulate, dw_h, 4 * N, threads);
 }

@@ -30,10 +30,6 @@ _LEVELS = {"base": 0, "v2": 2, "v3": 3, "v4": 4}
 
 def _load() -> None:
     global ffi, lib, level, why_not
-    if "OMP_WAIT_POLICY" not in os.environ:
-        # libgomp reads this once, when it is loaded: threads that wait spin for some 50 microseconds (its own default
-        # is milliseconds), then sleep. Where other processes want the cores too, longer spinning costs tenfold.
-        os.environ.setdefault("GOMP_SPINCOUNT", "2000")
     if os.environ.get("REFIMPL_NATIVE", "1") == "0":
         why_not = "switched off by REFIMPL_NATIVE=0"
         return

@@ -3,9 +3,12 @@
 from refimpl.baselines.backprop import BackpropClassifier, BackpropRegressor
 from refimpl.baselines.chain import ChainClassifier, UnrolledFlowClassifier
 from refimpl.baselines.forward_forward import ForwardForwardClassifier
+from refimpl.baselines.graph import BackpropGNN, BackpropLinks
 
 __all__ = [
     "BackpropClassifier",
+    "BackpropGNN",
+    "BackpropLinks",
     "BackpropRegressor",
     "ChainClassifier",
     "ForwardForwardClassifier",

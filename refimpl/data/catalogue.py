@@ -44,6 +44,7 @@ class Info:
     kind: str = "images"
     format: str = "images"
     amount: str = ""
+    folder: str = ""  # where its files lie, if not in a folder of its name
     embedded: bool = False
     mirrors: tuple[str, ...] = ()
     downloads: tuple[Published, ...] = ()
@@ -245,8 +246,87 @@ TINY_SHAKESPEARE = Info(
     contents=(("input.txt", _SHAKESPEARE),),
 )
 
+KARATE = Info(
+    name="karate",
+    title="Zachary's karate club: 34 members, who knows whom, and the two clubs they split into (embedded)",
+    source="W. W. Zachary: An information flow model for conflict and fission in small groups. Journal of "
+    "Anthropological Research 33, 1977.",
+    licence="a record of facts",
+    n_classes=2,
+    classes=("instructor's club", "officers' club"),
+    kind="graph",
+    format="graphs",
+    amount="34 nodes, 78 edges, 2 classes",
+    embedded=True,
+    contents=(
+        ("friendships.txt", "sha256:8ba57feda2f7c6f218352288fe38ba98c5c0e0eaac7df74bf1735f142617b415"),
+        ("factions.txt", "sha256:8663983c621de7bd78a0a274bc9285fe596173e970b114242749916297835db4"),
+    ),
+)
+
+_PLANETOID_SOURCE = (
+    "Z. Yang, W. W. Cohen, R. Salakhutdinov: Revisiting Semi-Supervised Learning with Graph Embeddings. 2016. "
+    "arXiv:1603.08861"
+)
+_PLANETOID_MIRRORS = (
+    "https://raw.githubusercontent.com/kimiyoung/planetoid/af6abf468a772cc055bec88c52e4d6f51b7c37e3/data/",
+)
+_CORA_FILES = (
+    Published("ind.cora.x", 22119, "sha256:23cfa55d91c6f624233f5eb7b6e3f141f1bd2b2ae39608a63cf5d084bb27baab"),
+    Published("ind.cora.y", 4054, "sha256:94465c14eb53e04ca262198dcbb2521ee8af60fb3f3d546cd6ca24a511b0e7d1"),
+    Published("ind.cora.tx", 148025, "sha256:b9afbaa4a400df991f6f02ef677e1e44da55ffc04801fd02f9e673987829226a"),
+    Published("ind.cora.ty", 28135, "sha256:41f5ac76596a1699cc33f53084a2419e92961c42bb75f36fc38e616d348532ad"),
+    Published("ind.cora.allx", 257305, "sha256:9419ba2f26f5c35243db64aba110e0f35a04851609e0dc5433450676ca6b8543"),
+    Published("ind.cora.ally", 47959, "sha256:2b998f5cc7fedc86e7f97ca2498f47a1ffc1462c29e2d578b23bf3f62b6e7d71"),
+    Published("ind.cora.graph", 59847, "sha256:58f13302f39dde8852dad6fe6d15b89b077b6d7f837626bce671ef80344b383d"),
+    Published("ind.cora.test.index", 5000, "sha256:297ce89af2b51a6a194181c7dbe1796c6a1cf9cd9349a88383b1b1e227867875"),
+)
+_CITESEER_FILES = (
+    Published("ind.citeseer.x", 31087, "sha256:d20de19150741e555de0ed037195630fc194114ebc7fd72ced62810148aa22f6"),
+    Published("ind.citeseer.y", 3014, "sha256:8ba87e515d8e3ee3cf52f6d2c5b86aa73f11ecad825a808455209ec26cd54924"),
+    Published("ind.citeseer.tx", 260321, "sha256:539a8906a2da97628d212f2fdd668c109a8b3f0d36574b59e5d3fd5b5303da21"),
+    Published("ind.citeseer.ty", 24135, "sha256:55e5bd1ba1e733a04598753ad1a8d57957f4b8f89e74519f41f4f4938767e4ce"),
+    Published("ind.citeseer.allx", 595021, "sha256:2ac30345d95c9ec933a817ee0bdd6a5f077f8c184a20e696910192d534414668"),
+    Published("ind.citeseer.ally", 55623, "sha256:f704b2d986dde6c2669934de1f3ae5696a6cf9455c0f6b2646a2d135ea0a1c95"),
+    Published("ind.citeseer.graph", 61987, "sha256:d79a4ef9d3e7169aee8946145f6b7306e35bc79bffad26346cfb94e10e9912a7"),
+    Published(
+        "ind.citeseer.test.index", 5000, "sha256:2af990671580b6b2df5d158d1038f8292e30c9cd821b5453f399659b25b723d4"
+    ),
+)
+
+CORA = Info(
+    name="cora",
+    title="Cora: machine-learning papers, their words and who cites whom",
+    source=_PLANETOID_SOURCE,
+    licence="MIT",
+    n_classes=7,
+    kind="graph",
+    format="graphs",
+    folder="planetoid",
+    amount="2,708 nodes, 5,278 edges, 1,433 features, 7 classes",
+    mirrors=_PLANETOID_MIRRORS,
+    downloads=_CORA_FILES,
+    contents=tuple((file.name, file.checksum) for file in _CORA_FILES),
+)
+
+CITESEER = Info(
+    name="citeseer",
+    title="CiteSeer: computer-science papers, their words and who cites whom",
+    source=_PLANETOID_SOURCE,
+    licence="MIT",
+    n_classes=6,
+    kind="graph",
+    format="graphs",
+    folder="planetoid",
+    amount="3,327 nodes, 4,552 edges, 3,703 features, 6 classes",
+    mirrors=_PLANETOID_MIRRORS,
+    downloads=_CITESEER_FILES,
+    contents=tuple((file.name, file.checksum) for file in _CITESEER_FILES),
+)
+
 CATALOGUE: dict[str, Info] = {
-    info.name: info for info in (DIGITS, MNIST, FASHION_MNIST, CIFAR_10, CORIOLANUS, TINY_SHAKESPEARE)
+    info.name: info
+    for info in (DIGITS, MNIST, FASHION_MNIST, CIFAR_10, KARATE, CORA, CITESEER, CORIOLANUS, TINY_SHAKESPEARE)
 }
 
 

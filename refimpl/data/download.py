@@ -54,7 +54,7 @@ def fetch(
         mirrors = info.mirrors
     elif isinstance(mirrors, str):
         mirrors = (mirrors,)
-    folder = (cache() if root is None else Path(root).expanduser()) / name
+    folder = (cache() if root is None else Path(root).expanduser()) / (info.folder or name)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         _sweep(folder)

@@ -59,7 +59,7 @@ def locate(name: str, root: str | os.PathLike[str] | None = None) -> Found:
         return found
     report = []
     for why, base in roots(root):
-        folder = base / name
+        folder = base / (info.folder or name)
         found = search(info, folder)
         if isinstance(found, Found):
             return found

@@ -33,12 +33,9 @@ class _Recurrent(Layer):
     def _start(self, x: np.ndarray) -> np.ndarray:
         return np.zeros((len(x), self.d_out), x.dtype)
 
-    def _weights(self, params) -> tuple[np.ndarray, ...]:
-        return (params["w_x"], params["w_h"], *(params[name] for name in self.biases))
-
-    def _add(self, grads, dw_x, dw_h, *dbiases) -> None:
-        for name, d in zip(("w_x", "w_h", *self.biases), (dw_x, dw_h, *dbiases)):
-            grads[name][...] += d
+    def _weights(self, windows) -> tuple[np.ndarray, ...]:
+        """The weights, or their gradients."""
+        return (windows["w_x"], windows["w_h"], *(windows[name] for name in self.biases))
 
 
 @dataclass(frozen=True)
@@ -56,9 +53,8 @@ class RNN(_Recurrent):
 
     def backward(self, params, grads, saved, dy, need_dx=True):
         x, y = saved
-        dx, _, *dweights = ops.rnn_sequence_backward(dy, x, self._start(x), params["w_x"], params["w_h"], y)
-        self._add(grads, *dweights)
-        return dx
+        weights, add_to = (params["w_x"], params["w_h"]), self._weights(grads)
+        return ops.rnn_sequence_backward(dy, x, self._start(x), *weights, y, need_dx, add_to)[0]
 
 
 @dataclass(frozen=True)
@@ -77,10 +73,8 @@ class GRU(_Recurrent):
 
     def backward(self, params, grads, saved, dy, need_dx=True):
         x, y, gates = saved
-        weights = params["w_x"], params["w_h"]
-        dx, _, *dweights = ops.gru_sequence_backward(dy, x, self._start(x), *weights, y, gates)
-        self._add(grads, *dweights)
-        return dx
+        weights, add_to = (params["w_x"], params["w_h"]), self._weights(grads)
+        return ops.gru_sequence_backward(dy, x, self._start(x), *weights, y, gates, need_dx, add_to)[0]
 
 
 @dataclass(frozen=True)
@@ -102,10 +96,8 @@ class LSTM(_Recurrent):
 
     def backward(self, params, grads, saved, dy, need_dx=True):
         x, y, c, gates = saved
-        start, weights = self._start(x), (params["w_x"], params["w_h"])
-        dx, _, _, *dweights = ops.lstm_sequence_backward(dy, None, x, start, start, *weights, y, c, gates)
-        self._add(grads, *dweights)
-        return dx
+        start, weights, add_to = self._start(x), (params["w_x"], params["w_h"]), self._weights(grads)
+        return ops.lstm_sequence_backward(dy, None, x, start, start, *weights, y, c, gates, need_dx, add_to)[0]
 
 
 @dataclass(frozen=True)

@@ -48,6 +48,18 @@ def _check_shapes(op, gates, axes, x, state, states, w_x, w_h, *more):
         _check.shape(op, name, a, (factor * N,) if vector else (*x.shape[:-1], factor * N))
 
 
+def _check_add_to(op, w_x, w_h, biases, add_to):
+    """add_to is None, or a tuple of arrays like w_x and w_h, and for each bias."""
+    if add_to is None:
+        return
+    names = ("dw_x", "dw_h", *biases)
+    if not isinstance(add_to, tuple) or len(add_to) != len(names):
+        given = f"a tuple of {len(add_to)}" if isinstance(add_to, tuple) else type(add_to).__name__
+        raise TypeError(f"{op}: add_to is {given}, expected the tuple ({', '.join(names)})")
+    for i, (a, shape) in enumerate(zip(add_to, (w_x.shape, w_h.shape, *[w_x.shape[1:]] * len(biases)))):
+        _check.writable(op, f"add_to[{i}]", a, shape, w_x.dtype)
+
+
 def _check_rnn(op, axes, x, state, h, w_x, w_h, bias):
     _check_shapes(op, 1, axes, x, state, [(state, h)], w_x, w_h, ("bias", bias, 1, True))
 
@@ -101,9 +113,18 @@ def _before(first: np.ndarray, states: np.ndarray) -> np.ndarray:
     return np.concatenate([first[:, None], states[:, :-1]], axis=1) if states.shape[1] else states
 
 
-def _input_backward(da, x, w_x):
-    """Gradients of a = x W + b: dx, dW, db."""
-    return da @ w_x.T, _rows(x).T @ _rows(da), _rows(da).sum(axis=0)
+def _input_backward(da, x, w_x, need_dx=True):
+    """Gradients of a = x W + b: dx (None where not needed), dW, db."""
+    return da @ w_x.T if need_dx else None, _rows(x).T @ _rows(da), _rows(da).sum(axis=0)
+
+
+def _added(add_to, *gradients):
+    """The gradients of the weights, or the arrays to which they are added."""
+    if add_to is None:
+        return gradients
+    for into, d in zip(add_to, gradients):
+        into += d
+    return add_to
 
 
 # ---------------------------------------------------------------- plain
@@ -152,25 +173,36 @@ def rnn_sequence(x: np.ndarray, h0: np.ndarray, w_x: np.ndarray, w_h: np.ndarray
     return y
 
 
-@operation
+@operation(inplace=("add_to",))
 def rnn_sequence_backward(
-    dy: np.ndarray, x: np.ndarray, h0: np.ndarray, w_x: np.ndarray, w_h: np.ndarray, y: np.ndarray
-) -> tuple[np.ndarray, ...]:
+    dy: np.ndarray,
+    x: np.ndarray,
+    h0: np.ndarray,
+    w_x: np.ndarray,
+    w_h: np.ndarray,
+    y: np.ndarray,
+    need_dx: bool = True,
+    add_to: tuple[np.ndarray, ...] | None = None,
+) -> tuple[np.ndarray | None, ...]:
     """Back-propagation through time: da_t = (dy_t + da_{t+1} U^T) (1 - h_t^2), from the last step to the first;
     dx_t = da_t W^T, dh0 = da_1 U^T, dW = Σ x_t^T da_t, dU = Σ h_{t-1}^T da_t, db = Σ da_t.
 
     dy (B, T, N) is the gradient of all states, the last one included. Returns dx, dh0, dw_x, dw_h, dbias.
 
+    dx is None where `need_dx` is False. With `add_to` = (dw_x, dw_h, dbias) the gradients of the weights are added
+    in place to these C-contiguous arrays, which are returned.
+
     Source: Werbos, "Backpropagation through time: what it does and how to do it", 1990.
     """
     _check_rnn_backward("rnn_sequence_backward", 3, x, "h0", h0, w_x, w_h, "dy", dy, "y", y)
+    _check_add_to("rnn_sequence_backward", w_x, w_h, ("dbias",), add_to)
     da = np.empty_like(y)
     dh = np.zeros_like(h0)
     for t in reversed(range(x.shape[1])):
         da[:, t] = (dy[:, t] + dh) * (1 - y[:, t] * y[:, t])
         dh = da[:, t] @ w_h.T
-    dx, dw_x, dbias = _input_backward(da, x, w_x)
-    return dx, dh, dw_x, _rows(_before(h0, y)).T @ _rows(da), dbias
+    dx, dw_x, dbias = _input_backward(da, x, w_x, need_dx)
+    return dx, dh, *_added(add_to, dw_x, _rows(_before(h0, y)).T @ _rows(da), dbias)
 
 
 # ---------------------------------------------------------------- GRU
@@ -250,14 +282,26 @@ def gru_sequence(
     return y, gates
 
 
-@operation
+@operation(inplace=("add_to",))
 def gru_sequence_backward(
-    dy: np.ndarray, x: np.ndarray, h0: np.ndarray, w_x: np.ndarray, w_h: np.ndarray, y: np.ndarray, gates: np.ndarray
-) -> tuple[np.ndarray, ...]:
+    dy: np.ndarray,
+    x: np.ndarray,
+    h0: np.ndarray,
+    w_x: np.ndarray,
+    w_h: np.ndarray,
+    y: np.ndarray,
+    gates: np.ndarray,
+    need_dx: bool = True,
+    add_to: tuple[np.ndarray, ...] | None = None,
+) -> tuple[np.ndarray | None, ...]:
     """Back-propagation through time: the step of `gru_cell_backward` with dh' = dy_t + dh, from the last step to the
     first. dy (B, T, N) is the gradient of all states. Returns dx, dh0, dw_x, dw_h, dbias_x, dbias_h.
+
+    dx is None where `need_dx` is False. With `add_to` = (dw_x, dw_h, dbias_x, dbias_h) the gradients of the weights
+    are added in place to these C-contiguous arrays, which are returned.
     """
     _check_gru_sequence_backward(dy, x, h0, w_x, w_h, y, gates)
+    _check_add_to("gru_sequence_backward", w_x, w_h, ("dbias_x", "dbias_h"), add_to)
     before = _before(h0, y)
     da = np.empty((*x.shape[:2], w_x.shape[1]), x.dtype)
     du = np.empty_like(da)
@@ -265,8 +309,8 @@ def gru_sequence_backward(
     for t in reversed(range(x.shape[1])):
         da[:, t], du[:, t], dh = _gru_gates_backward(dy[:, t] + dh, before[:, t], gates[:, t])
         dh = dh + du[:, t] @ w_h.T
-    dx, dw_x, dbias_x = _input_backward(da, x, w_x)
-    return dx, dh, dw_x, _rows(before).T @ _rows(du), dbias_x, _rows(du).sum(axis=0)
+    dx, dw_x, dbias_x = _input_backward(da, x, w_x, need_dx)
+    return dx, dh, *_added(add_to, dw_x, _rows(before).T @ _rows(du), dbias_x, _rows(du).sum(axis=0))
 
 
 # ---------------------------------------------------------------- LSTM
@@ -355,7 +399,7 @@ def lstm_sequence(
     return y, c, gates
 
 
-@operation
+@operation(inplace=("add_to",))
 def lstm_sequence_backward(
     dy: np.ndarray,
     dc: np.ndarray | None,
@@ -367,13 +411,19 @@ def lstm_sequence_backward(
     y: np.ndarray,
     c: np.ndarray,
     gates: np.ndarray,
-) -> tuple[np.ndarray, ...]:
+    need_dx: bool = True,
+    add_to: tuple[np.ndarray, ...] | None = None,
+) -> tuple[np.ndarray | None, ...]:
     """Back-propagation through time: the step of `lstm_cell_backward` with dh' = dy_t + dh, from the last step to the
     first. dy and dc (B, T, N) are the gradients of all states and of all cells; dc may be None (only states are used).
 
     Returns dx, dh0, dc0, dw_x, dw_h, dbias.
+
+    dx is None where `need_dx` is False. With `add_to` = (dw_x, dw_h, dbias) the gradients of the weights are added
+    in place to these C-contiguous arrays, which are returned.
     """
     _check_lstm_sequence_backward(dy, dc, x, h0, c0, w_x, w_h, y, c, gates)
+    _check_add_to("lstm_sequence_backward", w_x, w_h, ("dbias",), add_to)
     cell_before = _before(c0, c)
     da = np.empty_like(gates)
     dh_t, dc_t = np.zeros_like(h0), np.zeros_like(c0)
@@ -382,5 +432,5 @@ def lstm_sequence_backward(
             dc_t = dc_t + dc[:, t]
         da[:, t], dc_t = _lstm_gates_backward(dy[:, t] + dh_t, dc_t, cell_before[:, t], c[:, t], gates[:, t])
         dh_t = da[:, t] @ w_h.T
-    dx, dw_x, dbias = _input_backward(da, x, w_x)
-    return dx, dh_t, dc_t, dw_x, _rows(_before(h0, y)).T @ _rows(da), dbias
+    dx, dw_x, dbias = _input_backward(da, x, w_x, need_dx)
+    return dx, dh_t, dc_t, *_added(add_to, dw_x, _rows(_before(h0, y)).T @ _rows(da), dbias)

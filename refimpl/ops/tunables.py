@@ -425,3 +425,249 @@ for _op, _names, _learner, _works in (
         _works[1],
         "recurrent gemm",
     )
+
+
+def _cell_args(normal: Normal, n: int, gates: int, states: str, biases: str) -> dict[str, Any]:
+    """One step of a sequence, with about as many samples as numbers in the state."""
+    free = _bits(n) - _bits(2 * gates)
+    side = 1 << free // 3
+    b = 1 << free - 2 * (free // 3)
+    args = {name: normal(b, side) for name in ("x", *states.split())}
+    args |= {name: normal(side, gates * side) for name in ("w_x", "w_h")}
+    return args | {name: normal(gates * side) for name in biases.split()}
+
+
+def _cell(x: Any, h: Any, w_x: Any, w_h: Any, *_: Any, **__: Any) -> int:
+    return x.shape[0] * (w_x.size + w_h.size)
+
+
+def _lstm_cell(x: Any, h: Any, c: Any, w_x: Any, w_h: Any, *_: Any, **__: Any) -> int:
+    return x.shape[0] * (w_x.size + w_h.size)
+
+
+def _cell_backward(dh_next: Any, x: Any, h: Any, w_x: Any, w_h: Any, *_: Any, **__: Any) -> int:
+    return x.shape[0] * (w_x.size + w_h.size)
+
+
+def _lstm_cell_backward(
+    dh_next: Any, dc_next: Any, x: Any, h: Any, c: Any, w_x: Any, w_h: Any, *_: Any, **__: Any
+) -> int:
+    return x.shape[0] * (w_x.size + w_h.size)
+
+
+def _cell_args_backward(normal: Normal, n: int, op: str, names: str, *how: Any) -> dict[str, Any]:
+    args = _cell_args(normal, n, *how)
+    outs = _run(op, **args)
+    args = {k: v for k, v in args.items() if not k.startswith("bias")}
+    saved = dict(zip(names.split(), outs))
+    dc = {"dc_next": None} if "c" in args else {}
+    return {"dh_next": normal(*args["h"].shape), **dc, **args, **{k: v for k, v in saved.items() if k != "_"}}
+
+
+for _op, _names, _learner, _counts in (
+    ("rnn_cell", "h_next", (1, "h", "bias"), (_cell, _cell_backward)),
+    ("gru_cell", "_ gates", (3, "h", "bias_x bias_h"), (_cell, _cell_backward)),
+    ("lstm_cell", "_ c_next gates", (4, "h c", "bias"), (_lstm_cell, _lstm_cell_backward)),
+):
+    tunable(
+        _op,
+        "x",
+        lambda normal, n, how=_learner: _cell_args(normal, n, *how),
+        SEQUENCES,
+        _counts[0],
+        "recurrent gemm",
+    )
+    tunable(
+        f"{_op}_backward",
+        "x",
+        lambda normal, n, op=_op, names=_names, how=_learner: _cell_args_backward(normal, n, op, names, *how),
+        SEQUENCES,
+        _counts[1],
+        "recurrent gemm",
+    )
+
+# ---------------------------------------------------------------- spiking neurons: 8 steps of n / 8
+
+
+def _spiking(normal: Normal, n: int, steps: int) -> dict[str, Any]:
+    x = normal(*([steps] if steps else []), *_rows(n // max(1, steps)))
+    return {"x": x, ("v0" if steps else "v"): normal(*(x.shape[1:] if steps else x.shape)), "leak": 0.5}
+
+
+def _spiking_backward(normal: Normal, n: int, op: str, steps: int) -> dict[str, Any]:
+    x = normal(*([steps] if steps else []), *_rows(n // max(1, steps)))
+    if op.startswith("leaky"):
+        return {"dv": x, "leak": 0.5}
+    names = ("dspikes", "dv_last") if steps else ("dspike", "dv_next")
+    return dict(zip(names, (x, None))) | {"u": normal(*x.shape), "leak": 0.5}
+
+
+SPIKING = range(8, 21, 3)
+for _op, _steps in (("lif_step", 0), ("lif_sequence", 8), ("leaky_integrator_sequence", 8)):
+    _dy = "dv" if _op.startswith("leaky") else "dspikes" if _steps else "dspike"
+    tunable(_op, "x", lambda normal, n, steps=_steps: _spiking(normal, n, steps), SPIKING, kernels="spiking")
+    tunable(
+        f"{_op}_backward",
+        _dy,
+        lambda normal, n, op=_op, steps=_steps: _spiking_backward(normal, n, op, steps),
+        SPIKING,
+        kernels="spiking",
+    )
+
+# ---------------------------------------------------------------- graphs: 4 edges a node, 16 features
+
+
+def _edges(normal: Normal, n: int) -> tuple[int, int, np.ndarray]:
+    """Edges, nodes, and the node of each edge, in order."""
+    edges = max(4, n // 16)
+    return edges, edges // 4, np.arange(edges, dtype=np.int64) // 4
+
+
+def _segments(normal: Normal, n: int, name: str, op: str) -> dict[str, Any]:
+    over_nodes = op.endswith("_backward") and op != "segment_softmax_backward"
+    edges, nodes, segment = _edges(normal, 4 * n if over_nodes else n)
+    if op == "segment_softmax_backward":
+        y = _run("segment_softmax", scores=normal(edges, 16), segment=segment, n_segments=nodes)[0]
+        return {"dy": normal(edges, 16), "y": y, "segment": segment, "n_segments": nodes}
+    if op == "segment_max_backward":
+        argmax = _run("segment_max", x=normal(edges, 16), segment=segment, n_segments=nodes)[1]
+        return {"dy": normal(nodes, 16), "argmax": argmax, "E": edges}
+    if over_nodes:
+        return {"dy": normal(nodes, 16), "segment": segment}
+    return {name: normal(edges, 16), "segment": segment, "n_segments": nodes}
+
+
+for _op in ("segment_sum", "segment_mean", "segment_max", "segment_softmax"):
+    _x = "scores" if _op == "segment_softmax" else "x"
+    tunable(_op, _x, lambda normal, n, name=_x, op=_op: _segments(normal, n, name, op), IMAGES)
+    _op = f"{_op}_backward"
+    tunable(_op, "dy", lambda normal, n, op=_op: _segments(normal, n, "dy", op), IMAGES)
+
+
+def _csr(normal: Normal, n: int, backward: bool) -> dict[str, Any]:
+    edges, nodes, _ = _edges(normal, n)
+    args = {
+        "indptr": np.arange(0, edges + 1, 4, dtype=np.int64),
+        "indices": np.arange(edges, dtype=np.int64) * 7919 % nodes,
+        "values": normal(edges),
+        "x": normal(nodes, 16),
+    }
+    return {"dy": normal(nodes, 16), **args} if backward else args
+
+
+def _csr_matmul(indptr: Any, indices: Any, values: Any, x: Any) -> int:
+    return indices.size * x.shape[1]
+
+
+def _csr_matmul_backward(dy: Any, indptr: Any, indices: Any, values: Any, x: Any) -> int:
+    return indices.size * x.shape[1]
+
+
+tunable("csr_matmul", "x", lambda normal, n: _csr(normal, n, False), IMAGES, _csr_matmul)
+tunable("csr_matmul_backward", "x", lambda normal, n: _csr(normal, n, True), IMAGES, _csr_matmul_backward)
+
+# ---------------------------------------------------------------- the rest, by elements
+
+
+def _channels(normal: Normal, n: int, name: str) -> dict[str, Any]:
+    x = normal(*_images(n))
+    c = x.shape[1]
+    more = {"gain": normal(c), "bias": normal(c), "mean": normal(c), "variance": normal(c) ** 2}
+    return {"x": x, **more} if name == "x" else {"dy": normal(*x.shape), "x": x, **more, "bias": None}
+
+
+def _batchnorm_inference_backward(normal: Normal, n: int) -> dict[str, Any]:
+    args = _channels(normal, n, "dy")
+    del args["bias"]
+    return args
+
+
+def _groupnorm_backward(normal: Normal, n: int) -> dict[str, Any]:
+    x = normal(*_images(n))
+    gain = normal(x.shape[1])
+    _, mean, rstd = _run("groupnorm", x=x, gain=gain, bias=None, groups=1)
+    return {"dy": normal(*x.shape), "x": x, "gain": gain, "mean": mean, "rstd": rstd}
+
+
+def _log_probabilities(normal: Normal, n: int) -> dict[str, Any]:
+    return {name: _run("log_softmax", z=normal(*_rows(n)))[0] for name in ("log_p", "log_q")}
+
+
+def _cosine_backward(normal: Normal, n: int) -> dict[str, Any]:
+    a, b = normal(*_rows(n)), normal(*_rows(n))
+    s, norm_a, norm_b = _run("cosine_similarity", a=a, b=b)
+    return {"ds": normal(*s.shape), "a": a, "b": b, "s": s, "norm_a": norm_a, "norm_b": norm_b}
+
+
+def _logsumexp_backward(normal: Normal, n: int) -> dict[str, Any]:
+    z = normal(*_rows(n))
+    y = _run("logsumexp", z=z)[0]
+    return {"dy": normal(*y.shape), "z": z, "y": y}
+
+
+def _row_scaled_sum(normal: Normal, n: int) -> dict[str, Any]:
+    b, d = _rows(n)
+    return {"a": normal(b), "x": normal(b, d), "b": normal(b), "y": normal(b, d)}
+
+
+def _denoise(normal: Normal, n: int) -> dict[str, Any]:
+    b, d = _rows(n)
+    return {"f": normal(b, d), "target": _target(b, d), "weight": normal(b)}
+
+
+def _mixture_backward(normal: Normal, n: int) -> dict[str, Any]:
+    return {"duhat": normal(*_rows(n)), "p": _run("softmax", z=normal(*_rows(n)))[0]}
+
+
+def _rows_over(normal: Normal, n: int, op: str) -> dict[str, Any]:
+    """The gradient of a reduction over 16 rows of n / 16 numbers, whose own has n numbers."""
+    d = max(1, n // 16)
+    index = {"index": np.arange(d, dtype=np.int64) % 16} if op == "reduce_max_backward" else {}
+    return {"dy": normal(d), **index, "axis": 0, "n": 16}
+
+
+def _pool1d(normal: Normal, n: int, op: str) -> dict[str, Any]:
+    b, length = _rows(2 * n if op.endswith("_backward") else n)
+    if op == "max_pool1d_backward":
+        y, index = _run("max_pool1d", x=normal(1, b, length), size=2)
+        return {"dy": normal(*y.shape), "index": index, "length": length}
+    if op == "avg_pool1d_backward":
+        return {"dy": normal(1, b, length // 2), "length": length, "size": 2}
+    return {"x": normal(1, b, length), "size": 2}
+
+
+def _enlarged(normal: Normal, n: int) -> dict[str, Any]:
+    return {"dy": normal(*_images(n)), "factor": 2}
+
+
+tunable("batchnorm_inference", "x", lambda normal, n: _channels(normal, n, "x"), IMAGES)
+tunable("batchnorm_inference_backward", "dy", _batchnorm_inference_backward, IMAGES)
+tunable("groupnorm", "x", lambda normal, n: {"x": normal(*_images(n)), "gain": None, "bias": None, "groups": 1}, IMAGES)
+tunable("groupnorm_backward", "dy", _groupnorm_backward, IMAGES)
+tunable("kl_divergence", "log_p", _log_probabilities, ELEMENTS)
+tunable("kl_divergence_backward", "log_p", _log_probabilities, ELEMENTS)
+tunable("cosine_similarity", "a", lambda normal, n: {"a": normal(*_rows(n)), "b": normal(*_rows(n))}, ELEMENTS)
+tunable("cosine_similarity_backward", "a", _cosine_backward, ELEMENTS)
+tunable("logsumexp_backward", "z", _logsumexp_backward, ELEMENTS)
+tunable("row_scaled_sum", "x", _row_scaled_sum, ELEMENTS)
+tunable("denoise_loss", "f", _denoise, ELEMENTS)
+tunable("softmax_mixture", "f", lambda normal, n: {"f": normal(*_rows(n))}, ELEMENTS)
+tunable("softmax_mixture_backward", "duhat", _mixture_backward, ELEMENTS)
+tunable(
+    "dropout_backward",
+    "dy",
+    lambda normal, n: {"dy": normal(n), "mask": np.arange(n) % 2 == 0, "rate": 0.5},
+    ELEMENTS,
+)
+tunable(
+    "global_avg_pool2d_backward",
+    "dy",
+    lambda normal, n: {"dy": normal(1, n), "height": 8, "width": 8},
+    range(2, 15, 3),
+)
+for _op in ("reduce_sum_backward", "reduce_mean_backward", "reduce_max_backward"):
+    tunable(_op, "dy", lambda normal, n, op=_op: _rows_over(normal, 16 * n, op), range(2, 18, 3))
+for _op in ("max_pool1d", "avg_pool1d", "max_pool1d_backward", "avg_pool1d_backward"):
+    tunable(_op, "dy" if _op.endswith("backward") else "x", lambda normal, n, op=_op: _pool1d(normal, n, op), IMAGES)
+for _op in ("upsample_nearest2d_backward", "upsample_bilinear2d_backward"):
+    tunable(_op, "dy", _enlarged, IMAGES)

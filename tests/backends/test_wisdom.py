@@ -531,3 +531,8 @@ def test_threads_that_make_the_first_call_at_once_all_follow_the_file(probe, two
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert probe(x(16))[0] == "numpy"
+
+
+def test_every_operation_with_a_mirror_can_be_tuned():
+    mirrored = {name for name, op in operations().items() if "native" in op.bodies}
+    assert mirrored == set(wisdom.tunables())

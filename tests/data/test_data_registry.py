@@ -41,10 +41,11 @@ def batch(n: int, seed: int) -> bytes:
 def test_every_name_has_its_facts() -> None:
     assert data.names("images") == ["digits", "mnist", "fashion-mnist", "cifar-10"]
     assert {"coriolanus", "tinyshakespeare"} <= set(data.names("text")) <= set(data.names())
-    for name in data.names("images"):
+    for name in data.names():
         info = data.info(name)
-        assert info.name == name and info.title and info.source and info.licence
-        assert len(info.classes) == info.n_classes == 10 and len(info.shape) == 3
+        assert info.name == name and info.title and info.source and info.licence and info.what
+        if info.kind == "images":
+            assert len(info.classes) == info.n_classes == 10 and len(info.shape) == 3
         for file in (*info.downloads, *info.members):
             assert file.size > 0
             if file.checksum is not None:

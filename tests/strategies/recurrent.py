@@ -41,8 +41,13 @@ def _backward_arguments(draw, dtype, kind, sequence):
     kept = {"rnn": ("y",), "gru": ("y", "gates"), "lstm": ("y", "c", "gates")}[kind]
     if not sequence:
         kept = {"rnn": ("h_next",), "gru": (None, "gates"), "lstm": (None, "c_next", "gates")}[kind]
+    weights = [args[k] for k in ("w_x", "w_h", *BIASES[kind])]
     args = given | {k: v for k, v in args.items() if k not in BIASES[kind]}
-    return args | {k: v for k, v in zip(kept, results) if k}
+    args |= {k: v for k, v in zip(kept, results) if k}
+    if sequence and draw(st.booleans()):
+        args["need_dx"] = draw(st.booleans())
+        args["add_to"] = tuple(array(draw, w.shape, dtype) for w in weights) if draw(st.booleans()) else None
+    return args
 
 
 # ---------------------------------------------------------------- bounds: the formulas on running error numbers
@@ -170,6 +175,7 @@ def _register(kind):
         @bound(f"{name}_backward")
         def _(args, outs, eps, sequence=sequence):
             """Running error analysis of the formulas, carried back through all steps."""
+            add_to, need_dx = args.get("add_to"), args.get("need_dx", True)
             args = _numbers(args, eps)
             if not sequence:
                 args = args | {k: args[k][:, None] for k in ("x", "dh_next", "gates", "h_next") if k in args}
@@ -178,7 +184,11 @@ def _register(kind):
                     dc = args["dc_next"]
                     args |= {"c0": args["c"], "c": args["c_next"][:, None], "dc": None if dc is None else dc[:, None]}
             dx, *rest = _steps_backward(args, kind)
-            return _errors(dx if sequence else dx[:, 0], *rest)
+            if add_to is not None:  # the arrays that were added to are seen twice: returned, and written to
+                states = 2 if kind == "lstm" else 1
+                written = [Running.of(eps)(a) + d for a, d in zip(add_to, rest[states:])]
+                rest = [*rest[:states], *written, *written]
+            return _errors(*([dx if sequence else dx[:, 0]] if need_dx else []), *rest)
 
     states = ("h0", "c0") if kind == "lstm" else ("h0",)
     wrt = ("x", *states, "w_x", "w_h", *BIASES[kind])

@@ -20,6 +20,8 @@ from refimpl.ops.matmul import _check_linear_backward, _check_linear_forward, _c
 _matmul, _matmul_plain = kernel("matmul"), kernel("matmul_plain")
 _linear, _linear_backward = kernel("linear"), kernel("linear_backward")
 
+# What the steps of the common case raise for anything else: other types, axes, layouts (`p` takes only C-contiguous).
+UNUSUAL = (AttributeError, KeyError, TypeError, ValueError)
 NOT_PLAIN = 16  # native/include/matmul.h: the kernel found an overlap or a misaligned array, and did nothing
 
 
@@ -72,21 +74,24 @@ def _product(name, a, b, transpose_a, transpose_b, y):
 
 @ops.matmul.mirror("native")
 def matmul(a, b, transpose_a=False, transpose_b=False, out=None):
-    if type(a) is type(b) is ndarray and a.ndim == b.ndim == 2 and a.flags.c_contiguous and b.flags.c_contiguous:
-        f, dtype = _matmul_plain.get(a.dtype), b.dtype
+    status = NOT_PLAIN
+    try:
+        dtype = a.dtype
         M, K = a.shape
         K_b, N = b.shape
         if transpose_a:
             M, K = K, M
         if transpose_b:
             K_b, N = N, K_b
-        if f and a.dtype is dtype and K == K_b and (out is None or _fits(out, (M, N), dtype)):
+        if K == K_b and b.dtype is dtype and (out is None or _fits(out, (M, N), dtype)):
             y = empty((M, N), dtype) if out is None else out
-            status = f(p(a), p(b), transpose_a, transpose_b, M, N, K, p(y), threads())
-            if status == 0:
-                return y
-            if status != NOT_PLAIN:
-                fail(status, "matmul")
+            status = _matmul_plain[dtype](p(a), p(b), transpose_a, transpose_b, M, N, K, p(y), threads())
+    except UNUSUAL:
+        pass
+    if status == 0:
+        return y
+    if status != NOT_PLAIN:
+        fail(status, "matmul")
     shape = _check_matmul(a, b, transpose_a, transpose_b, out)
     if out is None:
         return _product("matmul", a, b, transpose_a, transpose_b, empty(shape, a.dtype))
@@ -120,29 +125,26 @@ def _weight(weight):
 
 @ops.linear.mirror("native")
 def linear(x, weight, bias=None, out=None):
-    if (
-        type(x) is type(weight) is ndarray
-        and x.ndim == weight.ndim == 2
-        and x.flags.c_contiguous
-        and weight.flags.c_contiguous
-    ):
-        f, dtype = _linear.get(x.dtype), weight.dtype
+    status = NOT_PLAIN
+    try:
+        dtype = x.dtype
         B, D_in = x.shape
         D, D_out = weight.shape
         if (
-            f
-            and x.dtype is dtype
-            and D == D_in
-            and (bias is None or _fits(bias, (D_out,), dtype))
+            D == D_in
+            and weight.dtype is dtype
+            and (bias is None or (bias.dtype is dtype and bias.shape == (D_out,)))
             and (out is None or _fits(out, (B, D_out), dtype))
         ):
             y = empty((B, D_out), dtype) if out is None else out
             b = NULL if bias is None else p(bias)
-            status = f(p(x), p(weight), False, b, B, D_in, D_out, p(y), threads())
-            if status == 0:
-                return y
-            if status != NOT_PLAIN:
-                fail(status, "linear")
+            status = _linear[dtype](p(x), p(weight), False, b, B, D_in, D_out, p(y), threads())
+    except UNUSUAL:
+        pass
+    if status == 0:
+        return y
+    if status != NOT_PLAIN:
+        fail(status, "linear")
     shape = _check_linear_forward(x, weight, bias, out)
     if out is not None:
         inputs = (x, weight) if bias is None else (x, weight, bias)

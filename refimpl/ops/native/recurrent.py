@@ -8,6 +8,7 @@ from refimpl.backends.native import NULL, check, contiguous, kernel, p
 from refimpl.backends.threads import get_num_threads as threads
 from refimpl.ops import recurrent as ops
 from refimpl.ops.recurrent import (
+    _check_add_to,
     _check_gru,
     _check_gru_cell_backward,
     _check_gru_sequence_backward,
@@ -41,11 +42,23 @@ def _new(x, h, *factors):
     return tuple(np.empty((*x.shape[:-1], f * h.shape[1]), x.dtype) for f in factors)
 
 
-def _gradients(x, states, w_x, w_h, biases):
-    """Arrays for dx, the gradients of the states, dw_x, dw_h and the gradients of the biases."""
-    like = (x, *states, w_x, w_h)
-    vectors = tuple(np.empty(w_x.shape[1], x.dtype) for _ in range(biases))
-    return (*(np.empty(a.shape, x.dtype) for a in like), *vectors)
+def _gradients(x, states, w_x, w_h, biases, need_dx=True, add_to=None):
+    """Arrays for dx (None: not needed), the gradients of the states, dw_x, dw_h and the gradients of the biases."""
+    dtype = x.dtype
+    dx = np.empty(x.shape, dtype) if need_dx else None
+    dstates = [np.empty(a.shape, dtype) for a in states]
+    if add_to is None:
+        n = w_x.shape[1]
+        add_to = (np.empty(w_x.shape, dtype), np.empty(w_h.shape, dtype), *(np.empty(n, dtype) for _ in range(biases)))
+    return (dx, *dstates, *add_to)
+
+
+def _run_backward(name, kernels, inputs, x, h, gradients, add_to=None):
+    inputs = [None if a is None else contiguous(a) for a in inputs]
+    pointers = [NULL if a is None else p(a) for a in inputs]
+    results = [NULL if a is None else p(a) for a in gradients]
+    check(kernels[x.dtype](*pointers, *_sizes(x, h), add_to is not None, *results, threads()), name)
+    return gradients
 
 
 @ops.rnn_cell.mirror("native")
@@ -59,7 +72,7 @@ def rnn_cell_backward(dh_next, x, h, w_x, w_h, h_next):
     name = "rnn_cell_backward"
     _check_rnn_backward(name, 2, x, "h", h, w_x, w_h, "dh_next", dh_next, "h_next", h_next)
     gradients = _gradients(x, (h,), w_x, w_h, 1)
-    return _run(name, _rnn_backward, (dh_next, x, h, w_x, w_h, h_next), x, h, gradients)
+    return _run_backward(name, _rnn_backward, (dh_next, x, h, w_x, w_h, h_next), x, h, gradients)
 
 
 @ops.rnn_sequence.mirror("native")
@@ -69,10 +82,12 @@ def rnn_sequence(x, h0, w_x, w_h, bias):
 
 
 @ops.rnn_sequence_backward.mirror("native")
-def rnn_sequence_backward(dy, x, h0, w_x, w_h, y):
+def rnn_sequence_backward(dy, x, h0, w_x, w_h, y, need_dx=True, add_to=None):
     name = "rnn_sequence_backward"
     _check_rnn_backward(name, 3, x, "h0", h0, w_x, w_h, "dy", dy, "y", y)
-    return _run(name, _rnn_backward, (dy, x, h0, w_x, w_h, y), x, h0, _gradients(x, (h0,), w_x, w_h, 1))
+    _check_add_to("rnn_sequence_backward", w_x, w_h, ("dbias",), add_to)
+    gradients = _gradients(x, (h0,), w_x, w_h, 1, need_dx, add_to)
+    return _run_backward(name, _rnn_backward, (dy, x, h0, w_x, w_h, y), x, h0, gradients, add_to)
 
 
 @ops.gru_cell.mirror("native")
@@ -85,7 +100,7 @@ def gru_cell(x, h, w_x, w_h, bias_x, bias_h):
 def gru_cell_backward(dh_next, x, h, w_x, w_h, gates):
     _check_gru_cell_backward(dh_next, x, h, w_x, w_h, gates)
     inputs = (dh_next, x, h, w_x, w_h, dh_next, gates)  # of y the kernel reads all but the last step: here nothing
-    return _run("gru_cell_backward", _gru_backward, inputs, x, h, _gradients(x, (h,), w_x, w_h, 2))
+    return _run_backward("gru_cell_backward", _gru_backward, inputs, x, h, _gradients(x, (h,), w_x, w_h, 2))
 
 
 @ops.gru_sequence.mirror("native")
@@ -95,10 +110,12 @@ def gru_sequence(x, h0, w_x, w_h, bias_x, bias_h):
 
 
 @ops.gru_sequence_backward.mirror("native")
-def gru_sequence_backward(dy, x, h0, w_x, w_h, y, gates):
+def gru_sequence_backward(dy, x, h0, w_x, w_h, y, gates, need_dx=True, add_to=None):
     _check_gru_sequence_backward(dy, x, h0, w_x, w_h, y, gates)
+    _check_add_to("gru_sequence_backward", w_x, w_h, ("dbias_x", "dbias_h"), add_to)
+    gradients = _gradients(x, (h0,), w_x, w_h, 2, need_dx, add_to)
     inputs = (dy, x, h0, w_x, w_h, y, gates)
-    return _run("gru_sequence_backward", _gru_backward, inputs, x, h0, _gradients(x, (h0,), w_x, w_h, 2))
+    return _run_backward("gru_sequence_backward", _gru_backward, inputs, x, h0, gradients, add_to)
 
 
 @ops.lstm_cell.mirror("native")
@@ -111,7 +128,7 @@ def lstm_cell(x, h, c, w_x, w_h, bias):
 def lstm_cell_backward(dh_next, dc_next, x, h, c, w_x, w_h, c_next, gates):
     _check_lstm_cell_backward(dh_next, dc_next, x, h, c, w_x, w_h, c_next, gates)
     inputs = (dh_next, dc_next, x, h, c, w_x, w_h, dh_next, c_next, gates)  # y: as in gru_cell_backward
-    return _run("lstm_cell_backward", _lstm_backward, inputs, x, h, _gradients(x, (h, c), w_x, w_h, 1))
+    return _run_backward("lstm_cell_backward", _lstm_backward, inputs, x, h, _gradients(x, (h, c), w_x, w_h, 1))
 
 
 @ops.lstm_sequence.mirror("native")
@@ -121,7 +138,9 @@ def lstm_sequence(x, h0, c0, w_x, w_h, bias):
 
 
 @ops.lstm_sequence_backward.mirror("native")
-def lstm_sequence_backward(dy, dc, x, h0, c0, w_x, w_h, y, c, gates):
+def lstm_sequence_backward(dy, dc, x, h0, c0, w_x, w_h, y, c, gates, need_dx=True, add_to=None):
     _check_lstm_sequence_backward(dy, dc, x, h0, c0, w_x, w_h, y, c, gates)
+    _check_add_to("lstm_sequence_backward", w_x, w_h, ("dbias",), add_to)
+    gradients = _gradients(x, (h0, c0), w_x, w_h, 1, need_dx, add_to)
     inputs = (dy, dc, x, h0, c0, w_x, w_h, y, c, gates)
-    return _run("lstm_sequence_backward", _lstm_backward, inputs, x, h0, _gradients(x, (h0, c0), w_x, w_h, 1))
+    return _run_backward("lstm_sequence_backward", _lstm_backward, inputs, x, h0, gradients, add_to)

@@ -33,6 +33,7 @@ _LAZY = {
     "ChainClassifier": "refimpl.baselines",
     "ForwardForwardClassifier": "refimpl.baselines",
     "UnrolledFlowClassifier": "refimpl.baselines",
+    "LanguageModel": "refimpl.methods.memory.streambp",
     "NoProp": "refimpl.methods.local.noprop",
 }
 
@@ -41,6 +42,7 @@ __all__ = [
     "BackpropRegressor",
     "ChainClassifier",
     "ForwardForwardClassifier",
+    "LanguageModel",
     "NoProp",
     "UnrolledFlowClassifier",
     "__version__",

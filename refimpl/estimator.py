@@ -87,7 +87,7 @@ class Estimator:
 
     # ------------------------------------------------------------ training as resumable units
 
-    def begin(self, X: Any, y: Any = None) -> None:
+    def begin(self, X: Any, y: Any) -> None:
         """Check data and hyper-parameters, forget earlier training, draw the first parameters; sets `total_`."""
         self._params: dict[str, Params] = {}
         self._optimizers: dict[str, State] = {}
@@ -117,8 +117,8 @@ class Estimator:
         for name in ("_X", "_y", "_grads"):
             self.__dict__.pop(name, None)
 
-    def fit(self, X: Any, y: Any = None):
-        """Train on X (n, features) or (n, C, H, W) and y (n,), or on what its kind of data is. Raises ValueError or TypeError for unusable data."""
+    def fit(self, X: Any, y: Any):
+        """Train on X (n, features) or (n, C, H, W) and y (n,). Raises ValueError or TypeError for unusable data."""
         self.begin(X, y)
         while self.progress_ < self.total_:
             self.advance()

@@ -7,7 +7,10 @@ from types import ModuleType
 
 from refimpl.data import names
 
-MODULES = {"noprop": "refimpl.methods.local.noprop"}  # slug -> module
+MODULES = {  # slug -> module
+    "noprop": "refimpl.methods.local.noprop",
+    "streambp": "refimpl.methods.memory.streambp",
+}
 
 
 def slugs() -> list[str]:

@@ -307,7 +307,7 @@ class GPT(Layer):
     """Tokens (B, T) to logits (B, T, V).
 
     `positions` is "rotary" or "learned" (a table of `context` rows); `hidden` is 4 d for "gelu" and 8/3 d, rounded up
-    to a multiple of 4, for "swiglu" where it is not given. Initial weights: N(0, 0.02^2), those that write into the
+    to a multiple of 4, for "swiglu" where it is not given. Initial weights: N(0, std^2), those that write into the
     stream smaller by sqrt(2 layers) (Radford et al., 2019). `dropout` is applied to what each half of a layer adds to
     the stream. `rank` > 0 freezes everything but adapters of that rank, times `scale`, on the layers' matrices.
     """
@@ -326,6 +326,7 @@ class GPT(Layer):
     dropout: float = 0.0
     rank: int = 0
     scale: float = 1.0
+    std: float | None = None
 
     def __post_init__(self):
         if not 0 <= self.dropout < 1:
@@ -343,10 +344,18 @@ class GPT(Layer):
     def block(self) -> Block:
         """What each layer is; they differ in their parameters only."""
         hidden = self.hidden or (4 * self.d if self.mlp == "gelu" else 4 * math.ceil(2 * self.d / 3))
-        rotary, std = self.positions == "rotary", 0.02 / math.sqrt(2 * self.layers)
+        first = self.first_std
+        rotary, std = self.positions == "rotary", first / math.sqrt(2 * self.layers)
         kv_heads = self.kv_heads or self.heads
         kind = (rotary, self.norm, self.mlp, self.bias)
-        return Block(self.d, self.heads, kv_heads, hidden, *kind, out_std=std, rank=self.rank, scale=self.scale)
+        return Block(
+            self.d, self.heads, kv_heads, hidden, *kind, std=first, out_std=std, rank=self.rank, scale=self.scale
+        )
+
+    @property
+    def first_std(self) -> float:
+        """Of initial weights: as given, or falling as 1/sqrt(d), so that it is GPT-2's 0.02 at its width of 768."""
+        return 0.02 * math.sqrt(768 / self.d) if self.std is None else self.std
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -355,9 +364,9 @@ class GPT(Layer):
 
     def declare(self):
         trained = self.rank == 0
-        found = {"embed.table": Parameter((self.vocabulary, self.d), init.normal(0.02), trained)}
+        found = {"embed.table": Parameter((self.vocabulary, self.d), init.normal(self.first_std), trained)}
         if self.positions == "learned":
-            found["position.table"] = Parameter((self.context, self.d), init.normal(0.02), trained)
+            found["position.table"] = Parameter((self.context, self.d), init.normal(self.first_std), trained)
         block = self.block.declare()
         for name in self.names:
             found |= {f"{name}.{part}": spec for part, spec in block.items()}

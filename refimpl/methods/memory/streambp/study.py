@@ -22,10 +22,10 @@ from refimpl.record import Contender, Experiment, Score, Step
 # Settings of `refimpl run streambp --set name=value`.
 SETTINGS: dict[str, Any] = {
     "T": 256,
-    "batch_size": 8,
+    "batch_size": 4,
     "steps": 120,
     "lr": 5e-3,
-    "chunk": 64,
+    "chunk": 128,
     "tokenizer": "bytes",
     "vocabulary": 512,
     "layers": 4,
@@ -188,7 +188,7 @@ def _draw_training(ax: Any, results: list[dict[str, Any]]) -> None:
         steps = 10 * (1 + np.arange(len(loss)))
         ax.plot(steps, loss / math.log(2), style.DASHES[i], color=colour(r["name"]), linewidth=width, label=label)
     apart = max(np.abs(np.array([h["loss"] for h in r["history"]]) - first).max() for r in results)
-    ax.set(title=f"One loss for all (largest difference {apart:.0e})", xlabel="steps", ylabel="training loss / bits")
+    ax.set(title=f"The same training: losses at most {apart:.0e} apart", xlabel="steps", ylabel="training loss / bits")
     ax.legend()
 
 
@@ -218,8 +218,9 @@ def _draw_growth(ax: Any, found: Mapping[str, Mapping[str, Any]], limit: float |
             f"{limit / 1e9:g} GB", (1, limit / 1e6), xycoords=("axes fraction", "data"), ha="right", va="bottom"
         )
     title = f"Peak memory, measured ({probe.B} texts, {probe.model.vocabulary} tokens)"
-    ax.set(title=title, xlabel="length of a text, T", ylabel="peak / MB", xlim=0, ylim=0)
-    ax.legend(loc="lower right")
+    ax.set(title=title, xlabel="length of a text, T", ylabel="peak / MB", xlim=0)
+    ax.set_ylim(0, 1.5 * limit / 1e6 if limit is not None else None)
+    ax.legend(loc="upper right", ncols=2)
 
 
 def _draw_longest(ax: Any, found: Mapping[str, Mapping[str, Any]], limit: float | None) -> None:

@@ -565,7 +565,7 @@ def _judge_longest(values: Values) -> tuple[bool, str]:
 @claim(
     "streambp",
     "longest-text",
-    "Within the same memory StreamBP trains on texts several times longer than checkpointing can (64 texts, 2048 "
+    "Within the same memory StreamBP trains on texts several times longer than checkpointing can (128 texts, 2048 "
     "tokens, 1 GB of activations).",
     "longest(StreamBP) >= 2.8 longest(checkpointing), each found by measuring",
     _judge_longest,
@@ -574,4 +574,4 @@ def longest_text(setting: Setting) -> dict[str, Any]:
     limit = 2e7 if setting.quick else 1e9
     setting.tell("measuring")
     with backend(_core()):
-        return lengths(Probe(B=1 if setting.quick else 64), limit, factor=4.0)
+        return lengths(Probe(B=1 if setting.quick else 128), limit, factor=4.0)

@@ -23,7 +23,7 @@ from refimpl.record import Contender, Experiment, Score, Step
 SETTINGS: dict[str, Any] = {
     "T": 256,
     "batch_size": 4,
-    "steps": 120,
+    "steps": 300,
     "lr": 5e-3,
     "chunk": 128,
     "tokenizer": "bytes",
@@ -74,7 +74,7 @@ def experiment(data: Text, seed: int, settings: Mapping[str, Any]) -> Experiment
 
 # ---------------------------------------------------------------- memory
 
-VOCABULARY, TEXTS = 2048, 64  # for the longest sequence: as many tokens as BPE usually has, and a batch of texts
+VOCABULARY, TEXTS = 2048, 128  # for the longest sequence: as many tokens as BPE usually has, and a batch of texts
 
 
 def strategies(chunk: int = 64, head_chunk: int = 32) -> dict[str, Strategy]:

@@ -4,6 +4,7 @@
 # For developers:
 #   make check      format, lint, types      make peers      against PyTorch (installs it)
 #   make sanitize   the C core under ASan and UBSan       make wheel      wheel and sdist, tried in a fresh environment
+#   make browser    the pages of `refimpl trace` in a real browser (installs Chromium by apt-get where there is none)
 #   make clean
 
 PYTHON ?= python3
@@ -14,7 +15,7 @@ NATIVE := setup.py pyproject.toml $(wildcard native/*.py native/src/*.c native/i
 # quiet pip: its own version and location notices say nothing about refimpl
 PIP := $(BIN)/python -m pip install -q --disable-pip-version-check
 
-.PHONY: demo test check peers sanitize wheel clean bench
+.PHONY: demo test check peers sanitize browser wheel clean bench
 
 # One thread for both paths: the images are so small that a second one does not help.
 demo: $(VENV)/built
@@ -44,13 +45,23 @@ sanitize: $(VENV)/tested
 		../../$(BIN)/python -c 'import refimpl._native as n; assert "sanitize" in n.__file__, n.__file__' && \
 		../../$(BIN)/python -m pytest -p no:cacheprovider -x -n $(CORES) tests/ops
 
+browser: $(VENV)/tested
+	$(PIP) 'playwright>=1.50'
+	@for name in $(REFIMPL_BROWSER) chromium chromium-browser google-chrome google-chrome-stable chrome; do \
+		command -v $$name > /dev/null && exit 0; done; \
+		if command -v apt-get > /dev/null; then \
+			apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium > /dev/null; \
+		else $(BIN)/playwright install chromium; fi
+	REFIMPL_REQUIRE_BROWSER=1 $(BIN)/python -m pytest -n $(CORES) --dist worksteal -m browser tests/viz
+
 wheel: $(VENV)/tested
 	$(PIP) build
 	rm -rf build/wheel-try dist
 	$(BIN)/python -m build -q
 	$(PYTHON) -m venv build/wheel-try
 	build/wheel-try/bin/python -m pip install -q --disable-pip-version-check dist/*.whl
-	cd build/wheel-try && bin/refimpl doctor && REFIMPL_ISA=v2 bin/refimpl run noprop --quick
+	cd build/wheel-try && bin/refimpl doctor && REFIMPL_ISA=v2 bin/refimpl run noprop --quick && \
+		bin/refimpl trace noprop --out trace.html && grep -q 'int RI(linear_backward)' trace.html
 	@ls -l dist
 
 bench: $(VENV)/built

@@ -13,6 +13,7 @@ from pathlib import Path
 from setuptools import setup
 from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_ext import build_ext
+from setuptools.command.build_py import build_py
 
 sys.path.insert(0, str(Path(__file__).resolve().parent / "native"))
 import build as native
@@ -64,6 +65,20 @@ class BuildCore(build_ext):
         super().copy_extensions_to_source()
 
 
+class BuildPython(build_py):
+    """The package, and in it the C sources as `refimpl/_c`: `refimpl trace` shows them beside the NumPy bodies."""
+
+    def run(self):
+        super().run()
+        if self.editable_mode:  # a checkout has native/ itself
+            return
+        for part in ("src", "include"):
+            target = Path(self.build_lib) / "refimpl" / "_c" / part
+            self.mkpath(str(target))
+            for source in sorted((native.HERE / part).glob("*.[ch]")):
+                self.copy_file(str(source), str(target / source.name))
+
+
 class Wheel(bdist_wheel):
     """abi3: one wheel serves every CPython from 3.10 on."""
 
@@ -74,5 +89,5 @@ class Wheel(bdist_wheel):
 
 setup(
     cffi_modules=["native/build.py:make_ffi"],
-    cmdclass={"build_ext": BuildCore, "bdist_wheel": Wheel},
+    cmdclass={"build_py": BuildPython, "build_ext": BuildCore, "bdist_wheel": Wheel},
 )

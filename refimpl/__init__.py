@@ -35,6 +35,7 @@ _LAZY = {
     "UnrolledFlowClassifier": "refimpl.baselines",
     "LanguageModel": "refimpl.methods.memory.streambp",
     "NoProp": "refimpl.methods.local.noprop",
+    "trace": "refimpl.lab.trace",
 }
 
 __all__ = [
@@ -54,6 +55,7 @@ __all__ = [
     "ops",
     "set_backend",
     "set_num_threads",
+    "trace",
 ]
 
 

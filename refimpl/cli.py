@@ -271,6 +271,15 @@ def _doctor(options: argparse.Namespace) -> int:
     return 0
 
 
+def _trace(options: argparse.Namespace) -> int:
+    from refimpl.lab import walk
+
+    module = _module(options.slug)
+    for line in walk.run(module, options.out or Path(f"{options.slug}-trace.html"), options.step, options.backend):
+        print(line)
+    return 0
+
+
 # ---------------------------------------------------------------- data
 
 
@@ -452,6 +461,7 @@ def _parser() -> argparse.ArgumentParser:
   refimpl run noprop --compare-backends   in NumPy and in C, side by side
   refimpl claims noprop                   measure what the paper claims
   refimpl bench ops matmul                race one operation
+  refimpl trace noprop                    step through a training step
   refimpl tune                            learn which bodies are fastest here
   refimpl doctor                          what this machine has and lacks
   refimpl run --help                      more about one command""",
@@ -631,6 +641,30 @@ REFIMPL_WISDOM=off switches wisdom off.""",
     p.add_argument("--show", action="store_true", help="measure nothing; tell what is in force")
     threads(p)
     json_file(p)
+
+    p = command(
+        "trace",
+        _trace,
+        "a page to step through a training step",
+        """Record one real training step and write it as one HTML file that needs neither
+a server nor a network. A reader steps through it with the arrow keys: the line
+of NumPy and of C, the equation, the arrays, time and memory, the gradient that
+belongs to each operation, and a check of that gradient entry by entry.
+
+The step is small, so that its arrays can be read, but it is the method's own.""",
+        """  refimpl trace noprop
+  refimpl trace noprop --out step.html
+  refimpl trace noprop --step ct --backend numpy""",
+    )
+    p.add_argument("slug", metavar="SLUG", help="a method (see: refimpl list)")
+    p.add_argument("--out", type=Path, metavar="FILE", help="the page (default: SLUG-trace.html)")
+    p.add_argument("--step", metavar="NAME", help="which step, by any part of its name (default: the first)")
+    p.add_argument(
+        "--backend",
+        choices=("numpy", "native", "opencl", "auto"),
+        default="auto",
+        help="which body of the operations runs (default: auto, the fastest here)",
+    )
 
     p = command(
         "doctor",

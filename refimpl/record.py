@@ -1,11 +1,13 @@
 """Floor 4: what a method's module says about itself, in a form that the lab can run without knowing the method.
 
 A method's module holds
-    PAPER = Paper(...)                               where it comes from
-    DATA = ("karate", "cora")                        data sets it can use, the default first (none: any image set)
+
+    PAPER = Paper(...)                                    where it comes from
+    DATA = ("karate", "cora")                             data sets it can use, the default first (none: any image set)
     def experiment(data, seed, settings) -> Experiment    what `refimpl run` trains: the method, its variants, baselines
-    @claim(...) def ...(setting) -> dict             sentences of the paper as measurements
-    def race() -> list[Step]                         one training step for the benchmark, per backend and in PyTorch
+    @claim(...) def ...(setting) -> dict                  sentences of the paper as measurements
+    def race() -> list[Step]                              one training step for the benchmark, also in PyTorch
+    def teach() -> list[Step]                             the same, small enough to read, for `refimpl trace`; optional
 """
 
 from __future__ import annotations

@@ -6,13 +6,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from refimpl import cli, methods
+from refimpl import cli, methods, ops
 from refimpl.backends import native, wisdom
+from refimpl.record import Step
 from tests.lab import fake
 
-COMMANDS = ("list", "info", "run", "claims", "bench", "tune", "doctor", "data")
+COMMANDS = ("list", "info", "run", "claims", "bench", "tune", "trace", "doctor", "data")
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -120,6 +122,10 @@ def test_run_and_resume(refimpl, tmp_path):
         (["tune", "--budget", "nan"], 2, "'nan': expected a number of seconds above 0"),
         (["tune", "--show", "relu"], 2, "--show measures nothing: leave out the rest"),
         (["tune", "--json", "nope/t.json"], 2, "--json nope/t.json: cannot be written there"),
+        (["trace", "nope"], 2, "no method named 'nope'"),
+        (["trace", "fake", "--step", "nope"], 2, "--step 'nope': no step of fake is named so, expected a part of: "),
+        (["trace", "fake", "--out", "nope/page.html"], 2, "expected the name of a file in a folder that exists"),
+        (["trace", "fake", "--backend", "opencl"], 1, "backend opencl is not available"),
         (["data", "burn"], 2, "invalid choice: 'burn'"),
         (["data", "fetch"], 2, "which one? expected one of digits"),
         (["data", "path", "nope"], 2, "unknown data set 'nope'"),
@@ -207,6 +213,27 @@ def test_tune_needs_wisdom_switched_on(refimpl, monkeypatch):
     code, out, err = refimpl("tune", "relu")
     assert code == 2 and not out and err.startswith("refimpl: tune: REFIMPL_WISDOM=off switches wisdom off")
     assert refimpl("tune", "--show")[1] == "Wisdom: switched off by REFIMPL_WISDOM=off\n"
+
+
+def test_trace(refimpl, tmp_path, monkeypatch):
+    code, out, err = refimpl("trace", "fake")
+    assert code == 1 and not out and "calls no operation" in err and not (tmp_path / "fake-trace.html").exists()
+
+    def make():
+        x, w = np.ones((2, 3)), np.ones((3, 2))
+        return lambda: ops.linear_backward(ops.linear(x, w), x, w)
+
+    steps = [Step(name, "B=2", "float64", make) for name in ("first", "second")]
+    monkeypatch.setattr(sys.modules[fake.NAME], "teach", lambda: steps, raising=False)
+    code, out, err = refimpl("trace", "fake", "--step", "sec", "--backend", "numpy")
+    assert code == 0 and "fake-trace.html: 2 operations" in out and "Other steps of fake: first" in out
+    page = (tmp_path / "fake-trace.html").read_text(encoding="utf-8")
+    assert "<title>second</title>" in page and "linear_backward" in page
+    code, out, err = refimpl("trace", "fake", "--out", ".")
+    assert code == 2 and "expected the name of a file" in err
+    monkeypatch.setattr(sys.modules[fake.NAME], "teach", list)
+    code, out, err = refimpl("trace", "fake")
+    assert code == 2 and "fake offers no step to trace" in err
 
 
 def test_a_missing_package_is_told_before_any_work(refimpl, monkeypatch, tmp_path):

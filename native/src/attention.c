@@ -38,10 +38,18 @@
 #define NV 2
 #endif
 #define MR 6
+#ifdef RI_IS_F32
+#define LANES (VECTOR_BYTES / 4)
+#else
+#define LANES (VECTOR_BYTES / 8)
+#endif
 typedef real vec __attribute__((vector_size(VECTOR_BYTES), may_alias));
+/* the same at any address that suits an element */
+typedef real loose __attribute__((vector_size(VECTOR_BYTES), aligned(sizeof(real)), may_alias));
+
+#include "transpose.h"
 
 enum {
-    LANES = VECTOR_BYTES / sizeof(real),
     MOST = 256, /* the most that a side of a tile may have */
 };
 
@@ -301,58 +309,126 @@ static void forward_tile(const struct problem *p, i64 bg, i64 r0, i64 n, real *s
         for (i64 e = 0; e < E; e++) out[i * E + e] = yT[e * width + i] / sum[i];
 }
 
-/* The same for a few rows, a query that is decoded token by token say: one query would leave most lanes of the tile
- * idle, so here the lanes run along the width of k and v, which are read once for each row. */
+/* s[j] = the sum of the lanes of t[j], for LANES vectors */
+static inline __attribute__((always_inline)) void totals(vec t[LANES], real *s) {
+#ifdef HAVE_TRANSPOSE
+    /* Each round adds the halves of two vectors at a time, which lie side by side like dealt cards: lane j of what
+     * remains is the sum of t[j]. */
+#pragma GCC unroll 4
+    for (int n = LANES / 2; n > 0; n /= 2) {
+#pragma GCC unroll 8
+        for (int i = 0; i < n; i++)
+            t[i] = __builtin_shufflevector(t[i], t[i + n], LOW) + __builtin_shufflevector(t[i], t[i + n], HIGH);
+    }
+    *(loose *)s = t[0];
+#else
+    for (int j = 0; j < LANES; j++) {
+        real sum = R(0.0);
+        for (int i = 0; i < LANES; i++) sum += t[j][i];
+        s[j] = sum;
+    }
+#endif
+}
+
+/* s[j] = q k_j for LANES keys */
+static void dots(const real *q, const real *k, i64 D, real *s) {
+    vec t[LANES];
+#pragma GCC unroll 16
+    for (int j = 0; j < LANES; j++) t[j] = (vec){0};
+    i64 d = 0;
+    for (; d + LANES <= D; d += LANES) {
+        vec x = *(const loose *)(q + d);
+#pragma GCC unroll 16
+        for (int j = 0; j < LANES; j++) t[j] += x * *(const loose *)(k + j * D + d);
+    }
+    totals(t, s);
+    for (; d < D; d++) {
+#pragma GCC unroll 16
+        for (int j = 0; j < LANES; j++) s[j] += q[d] * k[j * D + d];
+    }
+}
+
+/* y += sum_j s[j] v_j over n values, E wide */
+static void add_values(const real *s, const real *v, i64 n, i64 E, real *y) {
+    i64 e = 0;
+    for (; e + NV * LANES <= E; e += NV * LANES) {
+        vec t[NV];
+#pragma GCC unroll 4
+        for (int i = 0; i < NV; i++) t[i] = *(loose *)(y + e + i * LANES);
+        for (i64 j = 0; j < n; j++) {
+#pragma GCC unroll 4
+            for (int i = 0; i < NV; i++) {
+                t[i] += s[j] * *(const loose *)(v + j * E + e + i * LANES);
+            }
+        }
+#pragma GCC unroll 4
+        for (int i = 0; i < NV; i++) *(loose *)(y + e + i * LANES) = t[i];
+    }
+    for (i64 j = 0; j < n && e < E; j++) {
+#pragma omp simd
+        for (i64 i = e; i < E; i++) y[i] += s[j] * v[j * E + i];
+    }
+}
+
+/* The same for at most FEW rows, a query that is decoded token by token say: they would leave most lanes of the tile
+ * idle, so here the lanes run along the width of k and v, which go through the cache once for all rows. */
+enum { FEW = LANES >= 16 ? 6 : LANES >= 8 ? 3 : 1 };
+
 static void forward_few(const struct problem *p, i64 bg, i64 r0, i64 n, real *y, real *lse) {
     const i64 S = p->S, D = p->D, E = p->E;
     const uint8_t *padding = p->padding ? p->padding + bg / p->G * S : NULL;
-    real s[MOST];
-    for (i64 r = r0; r < r0 + n; r++) {
-        const real *q = p->q + (bg * p->rows + r) * D;
-        real *out = y + (bg * p->rows + r) * E, max = -RI_INF, sum = R(0.0);
-        for (i64 e = 0; e < E; e++) out[e] = R(0.0);
-        const i64 end = smaller(S, last_key(p, r) + 1);
-        for (i64 j0 = 0; j0 < end; j0 += p->other) {
-            const i64 bk = smaller(p->other, end - j0);
-            if (padding && memchr(padding + j0, 0, (size_t)bk) == NULL) continue;
-            const real *mask = p->mask ? mask_row(p, bg, r) + j0 * p->mask_s : NULL;
-            real top = max;
-            for (i64 j = 0; j < bk; j++) {
-                const real *k = p->k + (bg * p->keys + j0 + j) * D;
+    real s[MOST], max[FEW], sum[FEW];
+    real *out = y + (bg * p->rows + r0) * E;
+    for (i64 i = 0; i < n * E; i++) out[i] = R(0.0);
+    for (i64 i = 0; i < n; i++) max[i] = -RI_INF, sum[i] = R(0.0);
+    const i64 all = smaller(S, last_key_of(p, r0, r0 + n) + 1);
+    for (i64 j0 = 0; j0 < all; j0 += p->other) {
+        if (padding && memchr(padding + j0, 0, (size_t)smaller(p->other, all - j0)) == NULL) continue;
+        for (i64 i = 0; i < n; i++) {
+            const i64 bk = smaller(p->other, smaller(S, last_key(p, r0 + i) + 1) - j0);
+            const real *q = p->q + (bg * p->rows + r0 + i) * D, *k = p->k + (bg * p->keys + j0) * D;
+            const real *mask = p->mask ? mask_row(p, bg, r0 + i) + j0 * p->mask_s : NULL;
+            if (bk <= 0) continue;
+            i64 j = 0;
+            for (; j + LANES <= bk; j += LANES) dots(q, k + j * D, D, s + j);
+            for (; j < bk; j++) {
                 real dot = R(0.0);
 #pragma omp simd reduction(+ : dot)
-                for (i64 d = 0; d < D; d++) dot += q[d] * k[d];
-                dot *= p->scale;
-                if (mask) dot += mask[j * p->mask_s];
-                s[j] = padding && padding[j0 + j] ? -RI_INF : dot;
-                top = ri_max(top, s[j]);
+                for (i64 d = 0; d < D; d++) dot += q[d] * k[j * D + d];
+                s[j] = dot;
             }
-            const real shift = top == -RI_INF ? R(0.0) : top, fix = ri_exp(max - shift);
-            max = top;
+            for (j = 0; j < bk; j++) s[j] *= p->scale;
+            for (j = 0; mask && j < bk; j++) s[j] += mask[j * p->mask_s];
+            for (j = 0; padding && j < bk; j++) s[j] = padding[j0 + j] ? -RI_INF : s[j];
+            real top = max[i];
+#pragma omp simd reduction(max : top)
+            for (j = 0; j < bk; j++) top = top < s[j] ? s[j] : top;
+            const real shift = top == -RI_INF ? R(0.0) : top, fix = ri_exp(max[i] - shift);
             real part = R(0.0);
 #pragma omp simd reduction(+ : part)
-            for (i64 j = 0; j < bk; j++) {
+            for (j = 0; j < bk; j++) {
                 s[j] = ri_exp(s[j] - shift);
                 part += s[j];
             }
-            sum = sum * fix + part;
+            max[i] = top;
+            sum[i] = sum[i] * fix + part;
+            if (fix != R(1.0)) {
 #pragma omp simd
-            for (i64 e = 0; e < E; e++) out[e] *= fix;
-            for (i64 j = 0; j < bk; j++) {
-                const real *v = p->v + (bg * p->keys + j0 + j) * E, w = s[j];
-#pragma omp simd
-                for (i64 e = 0; e < E; e++) out[e] += w * v[e];
+                for (i64 e = 0; e < E; e++) out[i * E + e] *= fix;
             }
+            add_values(s, p->v + (bg * p->keys + j0) * E, bk, E, out + i * E);
         }
-        lse[bg * p->rows + r] = sum == R(0.0) ? -RI_INF : max + ri_log(sum);
-        if (sum != R(0.0))
-            for (i64 e = 0; e < E; e++) out[e] /= sum;
+    }
+    for (i64 i = 0; i < n; i++) {
+        lse[bg * p->rows + r0 + i] = sum[i] == R(0.0) ? -RI_INF : max[i] + ri_log(sum[i]);
+        if (sum[i] != R(0.0))
+            for (i64 e = 0; e < E; e++) out[i * E + e] /= sum[i];
     }
 }
 
 static void forward_rows(const struct problem *p, i64 bg, i64 r0, real *scratch, real *y, real *lse) {
     const i64 n = smaller(p->lanes, p->rows - r0);
-    if (n * 4 <= LANES || n == 1)
+    if (n <= FEW)
         forward_few(p, bg, r0, n, y, lse);
     else
         forward_tile(p, bg, r0, n, scratch, y, lse);

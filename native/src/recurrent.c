@@ -45,9 +45,18 @@ static i64 packed_size(i64 K, i64 n) {
 static void pack(const real *w, i64 sk, i64 sj, i64 K, i64 n, real *out) {
     for (i64 j0 = 0; j0 < n; j0 += WIDE, out += WIDE * K) {
         i64 width = n - j0 < WIDE ? n - j0 : WIDE;
-        for (i64 k = 0; k < K; k++) {
-            for (i64 j = 0; j < width; j++) out[k * WIDE + j] = w[k * sk + (j0 + j) * sj];
-            for (i64 j = width; j < WIDE; j++) out[k * WIDE + j] = 0;
+        if (sj == 1) {
+            for (i64 k = 0; k < K; k++) {
+                for (i64 j = 0; j < width; j++) out[k * WIDE + j] = w[k * sk + j0 + j];
+                for (i64 j = width; j < WIDE; j++) out[k * WIDE + j] = 0;
+            }
+            continue;
+        }
+        for (i64 k0 = 0; k0 < K; k0 += 64) { /* read along k, where W lies so, in parts whose slivers stay in L1 */
+            i64 k1 = k0 + 64 < K ? k0 + 64 : K;
+            for (i64 j = 0; j < WIDE; j++) {
+                for (i64 k = k0; k < k1; k++) out[k * WIDE + j] = j < width ? w[k * sk + (j0 + j) * sj] : 0;
+            }
         }
     }
 }
@@ -94,6 +103,33 @@ NOINLINE void product(i64 m, i64 n, i64 K, const real *a, i64 lda, const real *w
 }
 
 /* ------------------------------------------------------------------------------------------------ shared */
+
+/* sigmoid and tanh of arguments with |x| <= FAR, for which no exponential leaves the normal range: fewer steps than
+ * those in vmath.h take, which would else make a seventh of the forward pass. */
+#define FAR R(40.0)
+
+/* Whether all of a gate's n sums are so small, and none is NaN. */
+INLINE int near(const real *a, i64 n) {
+    ri_int far = 0;
+#pragma omp simd reduction(| : far)
+    for (i64 j = 0; j < n; j++) far |= ri_abs(a[j]) <= FAR ? 0 : 1;
+    return !far;
+}
+
+INLINE real near_sigmoid(real x) {
+    ri_int k;
+    real r = ri_reduce(-x, &k);
+    real e = (R(1.0) + (r + r * r * ri_exp_tail(r))) * ri_pow2(k);
+    return R(1.0) / (R(1.0) + e);
+}
+
+INLINE real near_tanh(real x) {
+    ri_int k;
+    real r = ri_reduce(R(-2.0) * ri_abs(x), &k);
+    real scale = ri_pow2(k);
+    real t = scale * (r + r * r * ri_exp_tail(r)) + (scale - R(1.0));
+    return ri_copysign(-t / (t + R(2.0)), x);
+}
 
 /* Threads worth starting for T steps of B samples with N units and G gates. */
 static int sequence_team(int threads, i64 B, i64 T, i64 N, i64 G) {
@@ -218,11 +254,12 @@ NOINLINE void gru_steps(const real *h0, const real *w, const real *bias_n, i64 b
         product(b1 - b0, N, N, h, next, w_n, 0, a + 3 * N, T * 4 * N);
         for (i64 b = b0; b < b1; b++, h += next, a += T * 4 * N) {
             real *r = a, *z = a + N, *n = a + 2 * N, *q = a + 3 * N, *now = y + (b * T + t) * N;
+            if (near(r, 2 * N)) {
 #pragma omp simd
-            for (i64 j = 0; j < N; j++) {
-                r[j] = ri_sigmoid(r[j]);
-                z[j] = ri_sigmoid(z[j]);
-                q[j] += bias_n[j];
+                for (i64 j = 0; j < N; j++) r[j] = near_sigmoid(r[j]), z[j] = near_sigmoid(z[j]), q[j] += bias_n[j];
+            } else {
+#pragma omp simd
+                for (i64 j = 0; j < N; j++) r[j] = ri_sigmoid(r[j]), z[j] = ri_sigmoid(z[j]), q[j] += bias_n[j];
             }
 #pragma omp simd
             for (i64 j = 0; j < N; j++) {
@@ -306,15 +343,25 @@ NOINLINE void lstm_steps(const real *h0, const real *c0, const real *w, i64 b0, 
             real *i = gates + (b * T + t) * 4 * N, *f = i + N, *g = i + 2 * N, *o = i + 3 * N;
             real *c_now = c + (b * T + t) * N, *now = y + (b * T + t) * N;
             const real *c_before = t ? c_now - N : c0 + b * N;
+            if (near(i, 4 * N)) {
 #pragma omp simd
-            for (i64 j = 0; j < N; j++) {
-                i[j] = ri_sigmoid(i[j]);
-                f[j] = ri_sigmoid(f[j]);
-                o[j] = ri_sigmoid(o[j]);
+                for (i64 j = 0; j < N; j++) {
+                    i[j] = near_sigmoid(i[j]);
+                    f[j] = near_sigmoid(f[j]);
+                    g[j] = near_tanh(g[j]);
+                    o[j] = near_sigmoid(o[j]);
+                }
+            } else {
+#pragma omp simd
+                for (i64 j = 0; j < N; j++) {
+                    i[j] = ri_sigmoid(i[j]);
+                    f[j] = ri_sigmoid(f[j]);
+                    g[j] = ri_tanh(g[j]);
+                    o[j] = ri_sigmoid(o[j]);
+                }
             }
 #pragma omp simd
             for (i64 j = 0; j < N; j++) {
-                g[j] = ri_tanh(g[j]);
                 real cell = f[j] * c_before[j] + i[j] * g[j];
                 c_now[j] = cell;
                 now[j] = o[j] * ri_tanh(cell);

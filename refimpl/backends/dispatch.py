@@ -19,6 +19,9 @@ Backends:
 
 The choice is made per call, by one lookup. `backend(...)` holds for the current thread or asyncio task
 (a context variable); `set_backend(...)` and the environment variable REFIMPL_BACKEND hold for the whole process.
+
+`watch(observer)` hands every call of the current thread or task to an observer (refimpl.trace is one). A watched choice
+is a key that no table has, so that calls nobody watches pay nothing for it.
 """
 
 from __future__ import annotations
@@ -43,11 +46,13 @@ _PREFERENCE = {
     "auto": ("native", "numpy"),
 }
 
-_choice: ContextVar[str | None] = ContextVar("refimpl_backend", default=None)  # None: the process-wide default
+# None: the process-wide default; a Watched: one of the others, and who sees the calls
+_choice: ContextVar[str | Watched | None] = ContextVar("refimpl_backend", default=None)
 _default = "auto"
 _registry: dict[str, Operation] = {}
 
 Body = Callable[..., Any]
+Observer = Callable[["Operation", Body, tuple[Any, ...], dict[str, Any]], Any]
 # Operations for which "auto" decides call by call: name -> what makes the deciding function from the bodies.
 _choosers: dict[str, Callable[[dict[str, Body]], Body]] = {}
 _prepare: Callable[[], None] | None = None  # what is to be done before the first call in "auto"
@@ -71,6 +76,34 @@ class Operation(Protocol):
 F = TypeVar("F", bound=Callable[..., Any])
 
 
+class Watched:
+    """A choice of backend whose calls go to `observer(operation, body, args, kwargs)`, which calls
+    body(*args, **kwargs) and returns its result. `inner` is the choice that it stands for, perhaps watched by another
+    observer."""
+
+    __slots__ = ("inner", "observer")
+
+    def __init__(self, inner: str | Watched | None, observer: Observer):
+        self.inner, self.observer = inner, observer
+
+    def body(self, op: Operation) -> Body:
+        """What runs for a call of `op`."""
+        inner = self.inner
+        body = inner.body(op) if isinstance(inner, Watched) else cast(Any, op).table[inner]
+        return lambda *args, **kwargs: self.observer(op, body, args, kwargs)
+
+    def with_backend(self, name: str) -> Watched:
+        """The same observers for another backend."""
+        inner = self.inner
+        return Watched(inner.with_backend(name) if isinstance(inner, Watched) else name, self.observer)
+
+
+def _name_of(choice: str | Watched | None) -> str | None:
+    while isinstance(choice, Watched):
+        choice = choice.inner
+    return choice
+
+
 def _check_name(name: object) -> str:
     if name not in BACKENDS:
         raise ValueError(f"refimpl: backend is {name!r}, expected one of {', '.join(BACKENDS)}")
@@ -89,12 +122,16 @@ def operation(body: F | None = None, *, inplace: tuple[str, ...] = ()) -> Any:
     if name in _registry:
         raise ValueError(f"refimpl: an operation named {name!r} exists already")
     bodies: dict[str, Callable[..., Any]] = {"numpy": body}
-    table: dict[str | None, Callable[..., Any]] = {}
+    table: dict[Any, Callable[..., Any]] = {}
     get = _choice.get
 
     @functools.wraps(body)
     def dispatch(*args: Any, **kwargs: Any) -> Any:
-        return table[get()](*args, **kwargs)
+        try:
+            chosen = table[get()]
+        except KeyError:
+            chosen = cast(Watched, get()).body(op)
+        return chosen(*args, **kwargs)
 
     def mirror(backend_name: str) -> Callable[[F], F]:
         if backend_name not in ("native", "opencl"):
@@ -114,7 +151,7 @@ def operation(body: F | None = None, *, inplace: tuple[str, ...] = ()) -> Any:
     return op
 
 
-def _fill(operation_name: str, table: dict[str | None, Body], bodies: dict[str, Body]) -> None:
+def _fill(operation_name: str, table: dict[Any, Body], bodies: dict[str, Body]) -> None:
     for name, order in _PREFERENCE.items():
         table[name] = next(bodies[b] for b in order if b in bodies)
     if _prepare is not None:
@@ -124,7 +161,7 @@ def _fill(operation_name: str, table: dict[str | None, Body], bodies: dict[str, 
     table[None] = table[_default]
 
 
-def _first_call(name: str, table: dict[str | None, Body], bodies: dict[str, Body]) -> Body:
+def _first_call(name: str, table: dict[Any, Body], bodies: dict[str, Body]) -> Body:
     def wait(*args: Any, **kwargs: Any) -> Any:
         prepare()
         _fill(name, table, bodies)
@@ -183,7 +220,7 @@ def available_backends() -> tuple[str, ...]:
 
 def get_backend() -> str:
     """The setting in force here: 'numpy', 'native', 'opencl' or 'auto'."""
-    return _choice.get() or _default
+    return _name_of(_choice.get()) or _default
 
 
 def set_backend(name: str) -> None:
@@ -196,7 +233,19 @@ def set_backend(name: str) -> None:
 @contextmanager
 def backend(name: str) -> Iterator[None]:
     """`with refimpl.backend("numpy"): ...` chooses the backend of the current thread or task for a block."""
-    token = _choice.set(_check_name(name))
+    now = _choice.get()
+    _check_name(name)
+    token = _choice.set(now.with_backend(name) if isinstance(now, Watched) else name)
+    try:
+        yield
+    finally:
+        _choice.reset(token)
+
+
+@contextmanager
+def watch(observer: Observer) -> Iterator[None]:
+    """Hand every call of an operation in this thread or task to `observer` for a block, which runs it (see Watched)."""
+    token = _choice.set(Watched(_choice.get(), observer))
     try:
         yield
     finally:

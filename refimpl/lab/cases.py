@@ -14,6 +14,8 @@ from typing import Any
 
 import numpy as np
 
+from refimpl import ops
+
 __all__ = ["CASES", "Case"]
 
 Args = dict[str, Any]
@@ -244,6 +246,149 @@ def _functional(name: str, *more: Any) -> Torch:
     return _call(lambda torch, t: getattr(torch.nn.functional, name)(t["x"], *more))
 
 
+# ---------------------------------------------------------------- products, attention and sequences
+
+
+def _product(m: int, k: int, n: int) -> list[Case]:
+    """op(a) op(b) with no operand, the second or the first one transposed."""
+
+    def case(transpose_a: bool, transpose_b: bool) -> Case:
+        def make(normal):
+            a, b = normal(k, m) if transpose_a else normal(m, k), normal(n, k) if transpose_b else normal(k, n)
+            return {"a": a, "b": b, "transpose_a": transpose_a, "transpose_b": transpose_b}
+
+        def forward(torch, t):
+            return (t["a"].T if transpose_a else t["a"]) @ (t["b"].T if transpose_b else t["b"])
+
+        label = f"{m}x{k}x{n} {'NT'[transpose_a]}{'NT'[transpose_b]}"
+        return Case("matmul", label, 2.0 * m * k * n, make, _call(forward))
+
+    return [case(False, False), case(False, True), case(True, False)]
+
+
+def _decoding(b: int, h: int, g: int, s: int, d: int) -> Case:
+    """One query for each of h heads, which share g heads of s keys."""
+
+    def make(normal):
+        return {"q": normal(b, h, 1, d), "k": normal(b, g, s, d), "v": normal(b, g, s, d)}
+
+    def forward(torch, a):
+        attend = torch.nn.functional.scaled_dot_product_attention
+        return attend(a["q"], a["k"], a["v"], enable_gqa=True) if g < h else attend(a["q"], a["k"], a["v"])
+
+    return Case("attention", f"{b}x{h}/{g}x1 of {s}x{d}", 4.0 * b * h * s * d, make, _call(forward))
+
+
+def _recurrent(kind: str, b: int, t: int, d: int, n: int) -> list[Case]:
+    """Forward and backward pass against PyTorch's module of the same name."""
+    gates = {"RNN": 1, "GRU": 3, "LSTM": 4}[kind]
+    op = f"{kind.lower()}_sequence"
+
+    def make(normal):
+        scale = np.float32(1 / math.sqrt(n))
+        states = {"h0": normal(b, n), **({"c0": normal(b, n)} if kind == "LSTM" else {})}
+        weights = {"w_x": normal(d, gates * n) * scale, "w_h": normal(n, gates * n) * scale}
+        biases = {name: normal(gates * n) for name in (("bias_x", "bias_h") if kind == "GRU" else ("bias",))}
+        return {"x": normal(b, t, d), **states, **weights, **biases}
+
+    def make_backward(normal):
+        args = make(normal)
+        results = getattr(ops, op).numpy(**args)
+        kept = dict(zip({"RNN": ("y",), "GRU": ("y", "gates"), "LSTM": ("y", "c", "gates")}[kind], _tuple(results)))
+        given = {k: v for k, v in args.items() if not k.startswith("bias")}
+        return {"dy": normal(b, t, n), **({"dc": None} if kind == "LSTM" else {}), **given, **kept}
+
+    def module(torch, a):
+        made = getattr(torch.nn, kind)(d, n, batch_first=True)
+        made.weight_ih_l0.data[...] = a["w_x"].T
+        made.weight_hh_l0.data[...] = a["w_h"].T
+        for name, parameter in (("bias_x", made.bias_ih_l0), ("bias_h", made.bias_hh_l0)):
+            parameter.data[...] = a.get(name, a.get("bias", 0.0) if name == "bias_x" else 0.0)
+        return made
+
+    def state(a):
+        return (a["h0"][None], a["c0"][None]) if kind == "LSTM" else a["h0"][None]
+
+    def forward(torch, a):
+        made, start = module(torch, a), state(a)
+        return lambda: made(a["x"], start)[0]
+
+    def backward(torch, a):
+        made, x = module(torch, a), a["x"].clone().requires_grad_()
+        with torch.enable_grad():
+            y = made(x, state(a))[0]
+        wrt = [x, *made.parameters()]
+        # the first result, dx, is compared: ours lie transposed
+        return lambda: torch.autograd.grad(y, wrt, a["dy"], retain_graph=True)[:1]
+
+    shape, flops = f"{b}x{t}x{d} N{n}", 2.0 * b * t * (d + n) * gates * n
+    return [Case(op, shape, flops, make, forward), Case(f"{op}_backward", shape, 2 * flops, make_backward, backward)]
+
+
+def _tuple(results: Any) -> tuple:
+    return results if isinstance(results, tuple) else (results,)
+
+
+def _lif(b: int, t: int, n: int) -> list[Case]:
+    """Leaky integrate-and-fire neurons against PyTorch's loop over the steps, with a triangle as surrogate slope."""
+    leak = 0.9
+
+    def make(normal):
+        return {"x": normal(t, b, n), "v0": np.zeros((b, n), np.float32), "leak": leak}
+
+    def make_backward(normal):
+        args = make(normal)
+        u = ops.lif_sequence.numpy(**args)[2]
+        return {"dspikes": normal(t, b, n), "dv_last": None, "u": u, "leak": leak, "detach_reset": True}
+
+    def forward(torch, a):
+        v, spikes = a["v0"], []
+        for x in a["x"]:
+            u = leak * v + x
+            spike = (u >= 1).to(u.dtype)
+            v = u - spike
+            spikes.append(spike)
+        return torch.stack(spikes)
+
+    def backward(torch, a):
+        du, dx = None, []
+        for ds, u in zip(reversed(a["dspikes"]), reversed(a["u"])):
+            slope = (1 - (u - 1).abs()).clamp(min=0)
+            du = ds * slope if du is None else ds * slope + leak * du
+            dx.append(du)
+        return torch.stack(dx[::-1])
+
+    shape, size = f"{t}x{b}x{n}", float(b * t * n)
+    return [
+        Case("lif_sequence", shape, 5 * size, make, _call(forward)),
+        Case("lif_sequence_backward", shape, 8 * size, make_backward, _call(backward)),
+    ]
+
+
+SEQUENCES: tuple[Case, ...] = (
+    *(case for n in (64, 128, 256, 512, 1024, 2048) for case in _product(n, n, n)),
+    *(case for n in (8, 32) for case in _product(n, n, n)),
+    *_product(1, 784, 512),
+    *_product(1, 2048, 2048),
+    *_product(32, 784, 256),
+    *_product(128, 10, 64),
+    *_product(2048, 256, 16),
+    *_product(64, 4096, 64),
+    *_linear(1, 784, 512),
+    *_linear(32, 784, 256),
+    *_linear(128, 256, 10),
+    *_attention(4, 8, 64, 64),
+    *_attention(1, 4, 1024, 64),
+    *_attention(1, 1, 4096, 64),
+    _decoding(1, 8, 8, 1024, 64),
+    _decoding(1, 8, 2, 1024, 64),
+    *_lif(32, 32, 1024),
+    *_recurrent("RNN", 32, 32, 128, 128),
+    *_recurrent("GRU", 32, 32, 128, 128),
+    *_recurrent("LSTM", 16, 100, 28, 64),
+    *_recurrent("LSTM", 8, 64, 256, 256),
+)
+
 CASES: tuple[Case, ...] = (
     _matmul(128, 784, 256),
     _matmul(512, 512, 512),
@@ -267,4 +412,5 @@ CASES: tuple[Case, ...] = (
     _lstm(32, 32, 128, 128),
     _embedding(4096, 1024, 256),
     _adam(1_000_000),
+    *SEQUENCES,
 )

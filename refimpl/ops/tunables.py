@@ -671,3 +671,47 @@ for _op in ("max_pool1d", "avg_pool1d", "max_pool1d_backward", "avg_pool1d_backw
     tunable(_op, "dy" if _op.endswith("backward") else "x", lambda normal, n, op=_op: _pool1d(normal, n, op), IMAGES)
 for _op in ("upsample_nearest2d_backward", "upsample_bilinear2d_backward"):
     tunable(_op, "dy", _enlarged, IMAGES)
+
+# ---------------------------------------------------------------- transformers: heads of 16, gates, log-probabilities
+
+
+def _packed(normal: Normal, n: int) -> np.ndarray:
+    """(1, T, 3 heads of 16): queries, keys and values of one head side by side; at least 64 numbers."""
+    return normal(1, max(1, n // 64), 64)
+
+
+def _split_backward(normal: Normal, n: int) -> dict[str, Any]:
+    """Two query heads of 16 to one of keys and of values."""
+    t = max(1, n // 32)
+    return {"dq": normal(1, 2, t, 16), "dk": normal(1, 1, t, 16), "dv": normal(1, 1, t, 16)}
+
+
+def _log_prob_backward(normal: Normal, n: int) -> dict[str, Any]:
+    args = _cross_entropy(normal, n)
+    lp, lse = _run("log_prob", **args)
+    return {"dlp": normal(*lp.shape), **args, "lse": lse}
+
+
+def _graph_attention(normal: Normal, n: int, backward: bool) -> dict[str, Any]:
+    """Nodes with 4 heads of 4 numbers, 4 edges each."""
+    nodes = max(1, n // 16)
+    args = {
+        "indptr": np.arange(0, 4 * nodes + 1, 4, dtype=np.int64),
+        "indices": np.arange(4 * nodes, dtype=np.int64) * 7919 % nodes,
+        "h": normal(nodes, 4, 4),
+        "source": normal(4, 4),
+        "target": normal(4, 4),
+    }
+    return {"dy": normal(nodes, 4, 4), "alpha": _run("graph_attention", **args)[1], **args} if backward else args
+
+
+tunable("split_heads", "x", lambda normal, n: {"x": _packed(normal, n), "heads": 2, "kv_heads": 1}, IMAGES)
+tunable("split_heads_backward", "dq", _split_backward, IMAGES)
+tunable("merge_heads", "y", lambda normal, n: {"y": normal(1, 2, n // 32, 16)}, IMAGES)
+tunable("merge_heads_backward", "dy", lambda normal, n: {"dy": normal(1, n // 32, 32), "heads": 2}, IMAGES)
+tunable("swiglu", "x", lambda normal, n: {"x": normal(*_rows(n))}, ELEMENTS)
+tunable("swiglu_backward", "dy", lambda normal, n: {"dy": normal(n), "x": normal(2 * n)}, ELEMENTS)
+tunable("log_prob", "logits", _cross_entropy, ELEMENTS)
+tunable("log_prob_backward", "logits", _log_prob_backward, ELEMENTS)
+tunable("graph_attention", "h", lambda normal, n: _graph_attention(normal, n, False), IMAGES)
+tunable("graph_attention_backward", "h", lambda normal, n: _graph_attention(normal, n, True), IMAGES)

@@ -14,11 +14,72 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-__all__ = ["BASELINE", "DASHES", "INK", "MUTED", "PALETTE", "PAPER", "colour", "figure", "percent_axis", "use"]
+__all__ = [
+    "BASELINE",
+    "DASHES",
+    "INK",
+    "MUTED",
+    "PAGE",
+    "PAGE_DARK",
+    "PALETTE",
+    "PAPER",
+    "colour",
+    "figure",
+    "percent_axis",
+    "use",
+]
 
 PAPER, INK, MUTED, GRID = "#fdfcf9", "#22252b", "#6b6f76", "#dedbd2"
 # blue, vermilion, green, orange, purple, sky, olive, ink
 PALETTE = ("#0072b2", "#d55e00", "#009e73", "#e69f00", "#cc79a7", "#56b4e9", "#8a7f00", "#22252b")
+# Pages (refimpl/viz/page): the same colours as names of CSS, on light paper and on dark. Heat maps go from blue over
+# the paper to orange, which the common colour blindnesses tell apart and which differ in brightness from the middle.
+PAGE = {
+    "paper": PAPER,
+    "raised": "#f6f4ee",
+    "ink": INK,
+    "muted": "#5f636b",
+    "line": GRID,
+    "link": "#00588a",
+    "focus": PALETTE[0],
+    "mark": "#f9e7b0",
+    "forward": PALETTE[0],
+    "backward": PALETTE[1],
+    "update": PALETTE[2],
+    "memory": PALETTE[4],
+    "minus": "#00558a",
+    "zero": "#f4f1e9",
+    "plus": PALETTE[1],
+    "odd": "#a0518a",
+    "good": "#00694d",
+    "bad": "#c22a1a",
+    "code-comment": "#6b6f76",
+    "code-keyword": "#7a3b8f",
+    "code-number": "#00588a",
+}
+PAGE_DARK = {
+    "paper": "#16181c",
+    "raised": "#1e2126",
+    "ink": "#eceae4",
+    "muted": "#a3a7ae",
+    "line": "#383c43",
+    "link": "#7cc4f0",
+    "focus": PALETTE[5],
+    "mark": "#4a3f16",
+    "forward": PALETTE[5],
+    "backward": "#f2803a",
+    "update": "#2fbf96",
+    "memory": PALETTE[4],
+    "minus": PALETTE[5],
+    "zero": "#23262c",
+    "plus": "#f5913e",
+    "odd": "#cc79a7",
+    "good": "#43cfa4",
+    "bad": "#ff7a66",
+    "code-comment": "#949aa3",
+    "code-keyword": "#d9a3ea",
+    "code-number": "#8fd0f5",
+}
 BASELINE = MUTED  # what a method is compared with is grey
 DASHES = ("-", "--", "-.", ":")
 WIDTH, HEIGHT = 6.4, 3.6  # inches

@@ -1,10 +1,13 @@
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from refimpl import ops
-from refimpl.backends import backend
+from refimpl.backends import backend, native
 from tests.harness import team
 
 BODIES = pytest.mark.parametrize("body", ["numpy", "native"])
@@ -212,3 +215,45 @@ def test_gradients_to_add_to_must_fit(body):
             ops.attention_backward(a, a, a, a, a, lse, add_to=a)
         with pytest.raises(ValueError, match=r"add_to\[1\] has shape \(1, 1, 2, 3\)"):
             ops.attention_backward(a, a, a, a, a, lse, add_to=(a.copy(), np.zeros((1, 1, 2, 3))))
+
+
+MEASURE = """
+import sys
+import numpy as np
+from refimpl import ops
+from refimpl.backends import set_num_threads
+from refimpl.lab.memory import Peak
+
+set_num_threads(2)
+H, G, T, S, D = map(int, sys.argv[1:])
+q, dy = np.ones((2, 1, H, T, D), np.float32)
+k, v = np.ones((2, 1, G, S, D), np.float32)
+peak = Peak()
+y, lse = ops.attention(q, k, v)
+if sys.argv[3] == sys.argv[4]:
+    ops.attention_backward(dy, q, k, v, y, lse)
+print(peak.bytes())
+"""
+
+
+def peak_bytes(H, G, T, S, D):
+    """Peak of forward and (T = S) backward pass over what was there before, the C core's scratch memory included."""
+    arguments = map(str, (H, G, T, S, D))
+    done = subprocess.run([sys.executable, "-c", MEASURE, *arguments], capture_output=True, text=True, check=True)
+    return int(done.stdout)
+
+
+@pytest.mark.skipif(native.lib is None, reason="the NumPy body makes all scores at once")
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the peak is only measured on Linux")
+def test_memory_grows_with_the_length_not_with_its_square():
+    short, long = (peak_bytes(1, 1, T, T, 16) for T in (2048, 8192))
+    scores = 4 * 8192**2
+    assert long < scores / 8  # results, gradients, and what is packed
+    assert long - short < 8 * 6144 * 4 * (4 * 16 + 3 * 64)  # linear: at most so many numbers for each further row
+
+
+@pytest.mark.skipif(native.lib is None, reason="the NumPy body copies")
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the peak is only measured on Linux")
+def test_keys_that_heads_share_are_not_copied():
+    S, D = 32768, 64
+    assert peak_bytes(8, 1, 1, S, D) < 4 * S * D / 2  # not even half of the one head of keys

@@ -198,3 +198,42 @@ def _call(kind, **changes):
 def test_bad_input_is_named(body, call, error, message):
     with backend(body), pytest.raises(error, match=message):
         call()
+
+
+@BODIES
+@KINDS
+def test_gradients_are_added_to_given_arrays_and_dx_is_left_out(kind, body):
+    args = arguments(kind)
+    x, states, rest = split(kind, args)
+    with backend(body):
+        results = forward(kind, args)
+        dy = np.cos(results[0])
+        dx, *plain = backward(kind, dy, args, results)
+        given = (dy, None) if kind == "lstm" else (dy,)
+        add_to = tuple(np.full_like(w, 2) for w in rest)
+        f = getattr(ops, f"{kind}_sequence_backward")
+        got = f(*given, x, *states, *rest[:2], *results, need_dx=False, add_to=add_to)
+    assert got[0] is None and dx.shape == x.shape
+    n = len(states)
+    assert all(np.array_equal(a, b) for a, b in zip(got[1 : 1 + n], plain[:n]))
+    assert all(a is b for a, b in zip(got[1 + n :], add_to))
+    assert all(np.allclose(a, 2 + d, rtol=1e-12) for a, d in zip(add_to, plain[n:]))
+
+
+@BODIES
+@KINDS
+def test_wrong_arrays_to_add_to_are_told(kind, body):
+    args = arguments(kind)
+    x, states, rest = split(kind, args)
+    with backend(body):
+        results = forward(kind, args)
+        given = (results[0], None) if kind == "lstm" else (results[0],)
+        f = getattr(ops, f"{kind}_sequence_backward")
+        for add_to, error, message in (
+            (list(rest), TypeError, "add_to is list, expected the tuple"),
+            (tuple(rest[:-1]), TypeError, "add_to is a tuple of"),
+            ((rest[0].T, *rest[1:]), ValueError, r"add_to\[0\]"),
+            ((rest[0].astype(np.float32), *rest[1:]), TypeError, r"add_to\[0\] is float32"),
+        ):
+            with pytest.raises(error, match=f"^{kind}_sequence_backward: {message}"):
+                f(*given, x, *states, *rest[:2], *results, add_to=add_to)

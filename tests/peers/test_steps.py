@@ -9,7 +9,7 @@ from refimpl.lab.steps import steps
 torch = pytest.importorskip("torch")
 
 
-@pytest.mark.parametrize("step", [s for s in steps() if "B=32" in s.shape], ids=lambda s: s.name)
+@pytest.mark.parametrize("step", [s for s in steps() if "B=128" not in s.shape], ids=lambda s: s.name)
 def test_a_training_step_is_the_same_in_pytorch(step):
     with refimpl.backend("native"):
         mine = step.make()

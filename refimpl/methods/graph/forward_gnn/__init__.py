@@ -1,1 +1,1 @@
-from refimpl.methods.graph.forward_gnn.learner import ForwardGNN
+from refimpl.methods.graph.forward_gnn.learner import ForwardGNN as ForwardGNN

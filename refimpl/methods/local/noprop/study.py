@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from refimpl.baselines import BackpropClassifier, ChainClassifier, ForwardForwardClassifier
-from refimpl.data import Dataset
+from refimpl.data import Dataset, load
 from refimpl.methods.local.noprop.learner import NoProp
-from refimpl.methods.local.noprop.losses import dt_loss
-from refimpl.models.diffusion import chain, cosine_signal
+from refimpl.methods.local.noprop.losses import ct_loss, dt_loss, fm_loss
+from refimpl.models.diffusion import chain, cosine_signal, gamma_schedule
 from refimpl.models.label_denoiser import ReadOut, denoiser
 from refimpl.nn import initialise
 from refimpl.optim import AdamW
@@ -230,3 +231,49 @@ def _make_torch_step(torch: Any) -> Any:
         return loss.item()
 
     return step
+
+
+# ---------------------------------------------------------------- a step to read
+
+
+def teach() -> list[Step]:
+    """One training step of each variant, small enough to read: four digits, eight hidden units, double precision.
+
+    The networks have seen a few hundred images before, so that their gradients mean something.
+    """
+    shape = "B=4, D=64, width=8, K=10"
+    variants = {"dt": "block 5 of 10 (discrete time)", "ct": "continuous time", "fm": "flow matching"}
+    return [
+        Step(f"NoProp-{v.upper()}: {what}", shape, "float64", partial(_small_step, v)) for v, what in variants.items()
+    ]
+
+
+def _small_step(variant: str) -> Any:
+    digits, K, width = load("digits"), 10, 8
+    timed = variant != "dt"
+    main, schedule = ("net" if timed else "block"), gamma_schedule("learned", 1e-3, 0.999)
+    net, readout = denoiser("mlp", (64,), K, K, width, timed, time_width=8), ReadOut("linear", K, K)
+    optimizer, steps, rng = AdamW(1e-2, weight_decay=1e-3), chain(cosine_signal(_T)), np.random.default_rng(0)
+    layers = {main: net, "readout": readout, **({"schedule": schedule} if variant == "ct" else {})}
+    params = {name: initialise(layer, rng, "float64") for name, layer in layers.items()}
+    grads = {name: p.zeros_like() for name, p in params.items()}
+    states = {name: optimizer.init(p) for name, p in params.items() if p.size}
+
+    def step(rows: np.ndarray) -> float:
+        x, y = digits.x_train[rows].reshape(len(rows), -1).astype(np.float64), digits.y_train[rows]
+        t, (eps, eps_last) = rng.random(len(y)), rng.standard_normal((2, len(y), K))
+        if variant == "dt":
+            terms = dt_loss(net, readout, params, grads, None, None, x, y, 5, steps, 0.1, eps, eps_last)
+        elif variant == "ct":
+            terms = ct_loss(net, readout, schedule, params, grads, None, None, x, y, t, 1.0, eps, eps_last)
+        else:
+            terms = fm_loss(net, readout, params, grads, None, None, x, y, t, eps)
+        for name, state in states.items():
+            optimizer.step(params[name], grads[name], state)
+            grads[name].flat[...] = 0
+        return terms.total
+
+    for _ in range(20):
+        step(rng.choice(len(digits.x_train), 32, replace=False))
+    shown = np.array([np.flatnonzero(digits.y_train == k)[0] for k in (0, 3, 6, 9)])
+    return lambda: step(shown)

@@ -574,4 +574,4 @@ def longest_text(setting: Setting) -> dict[str, Any]:
     limit = 2e7 if setting.quick else 1e9
     setting.tell("measuring")
     with backend(_core()):
-        return lengths(Probe(B=1 if setting.quick else 128), limit, factor=4.0)
+        return lengths(Probe(B=1 if setting.quick else 128), limit, factor=3.2)

@@ -113,23 +113,27 @@ class Projection(Layer):
         return found
 
     def forward(self, params, x, train=False, rng=None):
+        shape = x.shape[:-1]
+        x = x.reshape(-1, self.d_in)  # rows: what the operation is quickest with
         y = ops.linear(x, params["weight"], params["bias"] if self.bias else None)
-        if not self.rank:
-            return y, (x, None)
-        h = ops.linear(x, params["a"])
-        more = ops.linear(h, params["b"])
-        ops.axpy(y.reshape(-1), more.reshape(-1), self.scale)
-        return y, (x, h)
+        h = None
+        if self.rank:
+            h = ops.linear(x, params["a"])
+            ops.axpy(y.reshape(-1), ops.linear(h, params["b"]).reshape(-1), self.scale)
+        return y.reshape(*shape, -1), (x, h)
 
     def backward(self, params, grads, saved, dy, need_dx=True):
         x, h = saved
+        shape, dy = dy.shape[:-1], dy.reshape(-1, dy.shape[-1])
         if not self.rank:
             add_to = (grads["weight"], grads["bias"] if self.bias else None)
-            return ops.linear_backward(dy, x, params["weight"], need_dx, add_to)[0]
-        scaled = dy * dy.dtype.type(self.scale)
-        dh = ops.linear_backward(scaled, h, params["b"], True, (grads["b"], None))[0]
-        dx = ops.linear_backward(dh, x, params["a"], need_dx, (grads["a"], None))[0]
-        return _add(ops.linear(dy, params["weight"].T), dx) if need_dx else None
+            dx = ops.linear_backward(dy, x, params["weight"], need_dx, add_to)[0]
+        else:
+            scaled = dy * dy.dtype.type(self.scale)
+            dh = ops.linear_backward(scaled, h, params["b"], True, (grads["b"], None))[0]
+            dx = ops.linear_backward(dh, x, params["a"], need_dx, (grads["a"], None))[0]
+            dx = _add(ops.linear(dy, params["weight"].T), dx) if need_dx else None
+        return dx.reshape(*shape, -1) if need_dx else None
 
     def columns(self, scope: Scope, first: int, last: int) -> Scope:
         """The parameters of the same map to outputs first to last only (copies; A is shared)."""
@@ -263,7 +267,8 @@ class Block(Layer):
                 branch, keep = drop(1, branch)
             z = _add(branch, y)
         else:
-            down = (a, ops.linear(a, params["down.a"]) if self.rank else None)
+            rows = a.reshape(-1, self.hidden)
+            down = (rows, ops.linear(rows, params["down.a"]) if self.rank else None)
             if drop is not None:
                 keep = drop.masks.rows(drop.layer, 1, y, drop.start)
         return z, (norm2, up, g, down, keep)

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from refimpl.backends import available_backends, backend
+from refimpl.backends import arena, available_backends, backend
 from refimpl.methods.memory.streambp.distributed import Rank, simulate, train
 from refimpl.methods.memory.streambp.measure import Flops, flops
 from refimpl.methods.memory.streambp.objectives import DPO, GRPO, SFT, Objective, shifted
@@ -274,7 +274,7 @@ def _timed(strategies: Mapping[Any, Strategy], T: int, B: int = 1, repeats: int 
     probe = Probe(256, B)
     work = {name: probe.work(s, T) for name, s in strategies.items()}
     seconds: dict[Any, list[float]] = {name: [] for name in work}
-    with backend(_core()):
+    with backend(_core()), arena():  # as training runs
         for f in work.values():
             f()
         for _ in range(repeats):

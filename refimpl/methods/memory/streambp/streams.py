@@ -10,6 +10,7 @@ reads the rows up to its own only: of these it needs the keys and values, which 
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -22,6 +23,7 @@ from refimpl.nn import Scope
 __all__ = ["Chunks", "chunks", "head", "linear_pair", "log_probs", "stream_backward", "stream_forward", "stream_steps"]
 
 Chunks = int | Sequence[int]
+FEW = 512  # rows that are projected in one go, however short the chunks are: calls cost too
 
 
 def chunks(T: int, length: Chunks) -> list[tuple[int, int]]:
@@ -154,31 +156,42 @@ def _head_one_pass(model, params, grads, x, objective: DPO, length: Chunks) -> f
 
 
 class _Layer:
-    """One layer with its parameters; queries and keys are projected apart, because they are needed at other times."""
+    """One layer with its parameters. On the way back queries and keys are projected apart: all keys first."""
 
     def __init__(self, block: Block, params: Scope, padding: np.ndarray | None, drop: Drop | None):
         self.block, self.params, self.padding, self.drop = block, params, padding, drop
         self.middle, self.end = block.heads * block.width, (block.heads + 2 * block.kv_heads) * block.width
-        self.q_params = block.qkv.columns(params.scope("qkv"), 0, self.middle)
-        self.kv_params = block.qkv.columns(params.scope("qkv"), self.middle, self.end)
+
+    @functools.cached_property
+    def q_params(self) -> Scope:
+        return self.block.qkv.columns(self.params.scope("qkv"), 0, self.middle)
+
+    @functools.cached_property
+    def kv_params(self) -> Scope:
+        return self.block.qkv.columns(self.params.scope("qkv"), self.middle, self.end)
 
     def keys_values(self, x: np.ndarray, k: np.ndarray, v: np.ndarray, length: Chunks) -> None:
-        """k, v (B, G, T, E) of all rows: all that later rows need to know of a row."""
-        for s, e in chunks(x.shape[1], length):
+        """k, v (B, G, T, E) of all rows: all that later rows need to know of a row. Any partition will do."""
+        for s, e in chunks(x.shape[1], max(length, FEW // len(x)) if isinstance(length, int) else length):
             u, _ = self.block.normalise.forward(self.params.scope("norm1"), _rows(x, s, e))
             joint, _ = self.block.qkv.forward(self.kv_params, u)
             _, k[:, :, s:e], v[:, :, s:e] = self.block.split(joint, 0, self.block.kv_heads, s)
 
-    def rows(self, x: np.ndarray, s: int, e: int, k: np.ndarray, v: np.ndarray, need_z: bool):
-        """Rows [s, e) of the output, from the same rows of x and the keys up to e; and what the way back needs."""
+    def attend(self, xi: np.ndarray, q: np.ndarray, s: int, e: int, k: np.ndarray, v: np.ndarray, need_z: bool):
+        """Rows [s, e) of the output, from the same rows xi of x, their queries, and the keys up to e."""
+        drop = None if self.drop is None else Drop(self.drop.masks, self.drop.layer, s)
+        y, attention = self.block.attend(self.params, xi, q, k[:, :, :e], v[:, :, :e], self._padding(e), drop)
+        z, mlp = self.block.mlp_half(self.params, y, drop, need_z)
+        return z, (attention, mlp, drop)
+
+    def rows(self, x: np.ndarray, s: int, e: int, k: np.ndarray, v: np.ndarray):
+        """What the way back needs of rows [s, e): everything but the output itself is computed again."""
         xi = _rows(x, s, e)
         u, norm1 = self.block.normalise.forward(self.params.scope("norm1"), xi)
         joint, qkv = self.block.qkv.forward(self.q_params, u)
         q, _, _ = self.block.split(joint, self.block.heads, 0, s)
-        drop = None if self.drop is None else Drop(self.drop.masks, self.drop.layer, s)
-        y, attention = self.block.attend(self.params, xi, q, k[:, :, :e], v[:, :, :e], self._padding(e), drop)
-        z, mlp = self.block.mlp_half(self.params, y, drop, need_z)
-        return z, (norm1, qkv, attention, mlp, drop)
+        _, saved = self.attend(xi, q, s, e, k, v, need_z=False)
+        return norm1, qkv, *saved
 
     def rows_backward(self, grads: Scope, saved, dz: np.ndarray, k, v, dk, dv, e: int):
         """dy, which reaches x's rows directly, and dq; adds to dk and dv of the rows up to e."""
@@ -209,10 +222,13 @@ def stream_forward(
     """z, chunk by chunk, as a prompt is read."""
     layer, T = _Layer(block, params, padding, drop), x.shape[1]
     k, v = layer.empty(x, T)
-    layer.keys_values(x, k, v, length)
     z = np.empty_like(x)
-    for s, e in chunks(T, length):
-        z[:, s:e] = layer.rows(x, s, e, k, v, need_z=True)[0]
+    for s, e in chunks(T, length):  # the keys that a chunk needs are there when its turn comes
+        xi = _rows(x, s, e)
+        u, _ = block.normalise.forward(params.scope("norm1"), xi)
+        joint, _ = block.qkv.forward(params.scope("qkv"), u)
+        q, k[:, :, s:e], v[:, :, s:e] = block.split(joint, block.heads, block.kv_heads, s)
+        z[:, s:e] = layer.attend(xi, q, s, e, k, v, need_z=True)[0]
     return z
 
 
@@ -271,13 +287,13 @@ def _from_the_end(layer: _Layer, grads: Scope, x, dz, length: Chunks) -> Iterato
     layer.keys_values(x, k, v, length)
     dk, dv = layer.empty(x, T, zero=True)
     for s, e in reversed(chunks(T, length)):
-        _, saved = layer.rows(x, s, e, k, v, need_z=False)
+        saved = layer.rows(x, s, e, k, v)
         dy, dq = layer.rows_backward(grads, saved, _rows(dz, s, e), k, v, dk, dv, e)
         djoint = block.unsplit(dq, dk[:, :, s:e], dv[:, :, s:e], s)
         norm1, qkv = saved[:2]
         du = block.qkv.backward(params.scope("qkv"), grads.scope("qkv"), qkv, djoint)
-        dy += block.normalise_backward(params.scope("norm1"), grads.scope("norm1"), norm1, du)
-        dz[:, s:e] = dy
+        du = block.normalise_backward(params.scope("norm1"), grads.scope("norm1"), norm1, du)
+        np.add(dy, du, out=dz[:, s:e])
         yield s, e
 
 
@@ -296,6 +312,7 @@ def _in_order(layer: _Layer, grads: Scope, x, dz, length: Chunks, keep_keys: boo
     def keys_backward(e: int) -> None:
         """Step 3, for the rows up to e: through the projection of keys and values."""
         u, _ = block.normalise.forward(params.scope("norm1"), _rows(x, 0, e))
+        u = u.reshape(-1, block.d)
         h = ops.linear(u, layer.kv_params["a"]) if block.rank else None
         none = np.empty((len(x), 0, e, block.width), x.dtype)
         djoint = block.unsplit(none, dk, dv)
@@ -306,7 +323,7 @@ def _in_order(layer: _Layer, grads: Scope, x, dz, length: Chunks, keep_keys: boo
             k, v = layer.empty(x, e)
             layer.keys_values(x[:, :e], k, v, e)
             dk, dv = layer.empty(x, e, zero=True)
-        _, saved = layer.rows(x, s, e, k, v, need_z=False)
+        saved = layer.rows(x, s, e, k, v)
         dy, dq = layer.rows_backward(grads, saved, _rows(dz, s, e), k, v, dk, dv, e)
         none = np.empty((len(x), 0, e - s, block.width), x.dtype)
         du[:, s:e] += block.qkv.backward(layer.q_params, dq_params, saved[1], block.unsplit(dq, none, none, s))

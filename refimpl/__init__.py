@@ -29,10 +29,14 @@ from refimpl.backends import (
 # Loaded on first use (PEP 562): name -> module
 _LAZY = {
     "BackpropClassifier": "refimpl.baselines",
+    "BackpropGNN": "refimpl.baselines",
+    "BackpropLinks": "refimpl.baselines",
     "BackpropRegressor": "refimpl.baselines",
     "ChainClassifier": "refimpl.baselines",
     "ForwardForwardClassifier": "refimpl.baselines",
     "UnrolledFlowClassifier": "refimpl.baselines",
+    "ForwardGNN": "refimpl.methods.graph.forward_gnn",
+    "ForwardGNNLinks": "refimpl.methods.graph.forward_gnn",
     "LanguageModel": "refimpl.methods.memory.streambp",
     "NoProp": "refimpl.methods.local.noprop",
     "trace": "refimpl.lab.trace",
@@ -40,9 +44,13 @@ _LAZY = {
 
 __all__ = [
     "BackpropClassifier",
+    "BackpropGNN",
+    "BackpropLinks",
     "BackpropRegressor",
     "ChainClassifier",
     "ForwardForwardClassifier",
+    "ForwardGNN",
+    "ForwardGNNLinks",
     "LanguageModel",
     "NoProp",
     "UnrolledFlowClassifier",

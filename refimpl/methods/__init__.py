@@ -8,6 +8,7 @@ from types import ModuleType
 from refimpl.data import names
 
 MODULES = {  # slug -> module
+    "forward_gnn": "refimpl.methods.graph.forward_gnn",
     "noprop": "refimpl.methods.local.noprop",
     "streambp": "refimpl.methods.memory.streambp",
 }

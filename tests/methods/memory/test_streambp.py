@@ -219,6 +219,12 @@ def test_claims_fail_where_the_measurement_says_so():
     assert not claims._judge_longest([longest])[0]
 
 
+def test_steps_to_read_are_the_same_step_in_two_ways():
+    stream, plain = (step.make() for step in study.teach())
+    first = stream(), plain()
+    assert np.isclose(*first, rtol=1e-12) and stream() < first[0]
+
+
 def test_race_steps_agree_between_bodies():
     for step in study.race():
         assert step.flops > 1e9 and step.make_torch is not None

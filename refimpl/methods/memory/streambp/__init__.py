@@ -27,7 +27,7 @@ from refimpl.methods.memory.streambp.learner import LanguageModel
 from refimpl.methods.memory.streambp.objectives import DPO, GRPO, SFT, shifted
 from refimpl.methods.memory.streambp.strategies import Checkpoint, MiniSequence, Plain, Stream
 from refimpl.methods.memory.streambp.streams import chunks, linear_pair, stream_backward, stream_forward
-from refimpl.methods.memory.streambp.study import experiment, race
+from refimpl.methods.memory.streambp.study import experiment, race, teach
 from refimpl.record import Paper
 
 PAPER = Paper(
@@ -67,5 +67,6 @@ __all__ = [
     "shifted",
     "stream_backward",
     "stream_forward",
+    "teach",
     "writer",
 ]

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from refimpl.data import load
 from refimpl.data.text import Text
 from refimpl.methods.memory.streambp.learner import LanguageModel
 from refimpl.methods.memory.streambp.measure import peak_bytes, timeline
@@ -423,3 +424,34 @@ def _torch_names(model: GPT) -> Sequence[str]:
     """Our names in the order of the PyTorch module's parameters."""
     parts = ("norm1.gain", "norm2.gain", "qkv.weight", "out.weight", "up.weight", "down.weight")
     return ["embed.table", *(f"{name}.{part}" for name in model.names for part in parts), "norm.gain"]
+
+
+# ---------------------------------------------------------------- a step to read
+
+
+def teach() -> list[Step]:
+    """One training step by StreamBP and by plain back-propagation, small enough to read: eight letters in two chunks of
+    four, width 8, double precision. The model has seen a few hundred short texts before."""
+    shape = "B=1, T=8, d=8, V=27, L=1"
+    made = {"StreamBP": Stream(4, 4), "back-propagation": Plain()}
+    return [Step(f"{name}: a step", shape, "float64", functools.partial(_small_step, s)) for name, s in made.items()]
+
+
+def _small_step(strategy: Strategy) -> Callable[[], float]:
+    letters = np.array([c - 96 if 97 <= c <= 122 else 0 for c in load("coriolanus").train_bytes.tobytes().lower()])
+    model, optimizer = GPT(27, layers=1, d=8, heads=2, kv_heads=1, hidden=6), AdamW(1e-2)
+    params = initialise(model, np.random.default_rng(0), "float64")
+    state, grads = optimizer.init(params), params.zeros_like()
+
+    def step(strategy: Strategy, rows: np.ndarray) -> float:
+        tokens = letters[rows[:, None] + np.arange(9)]
+        target = np.ascontiguousarray(tokens[:, 1:])
+        objective = SFT(target, np.ones(target.shape))
+        grads.flat[...] = 0
+        loss = strategy.gradient(model, params, grads, np.ascontiguousarray(tokens[:, :-1]), objective)
+        optimizer.step(params, grads, state)
+        return loss
+
+    for i in range(200):
+        step(Plain(), np.random.default_rng(i).integers(0, len(letters) - 9, 16))
+    return lambda: step(strategy, np.array([0]))

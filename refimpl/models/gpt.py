@@ -449,9 +449,10 @@ class GPT(Layer):
     def logits_backward(self, params: Scope, grads: Scope, h: np.ndarray, dlogits: np.ndarray) -> np.ndarray:
         """dh = dlogits E; adds dE = dlogits^T h, the gradient of the linear map with input dlogits and output h."""
         table = params["embed.table"]
+        dh = ops.linear(dlogits, table)
         if "embed.table" in grads:
             ops.linear_backward(h, dlogits, table, False, (grads["embed.table"], None))
-        return ops.linear(dlogits, table)
+        return dh
 
 
 # ---------------------------------------------------------------- next-token prediction

@@ -134,7 +134,7 @@ def longest(peak: Callable[[int], int], limit: float, start: int = 128, most: in
     return {"T": T, "bytes": [measured[t] for t in T], "longest": low, "capped": most is not None and low >= most}
 
 
-def lengths(probe: Probe, limit: float, factor: float = 3.0) -> dict[str, dict[str, Any]]:
+def lengths(probe: Probe, limit: float, factor: float = 2.9) -> dict[str, dict[str, Any]]:
     """`longest` of each strategy; StreamBP and mini-sequence are tried up to `factor` times checkpointing's longest."""
     found: dict[str, dict[str, Any]] = {}
     made = strategies()
@@ -142,7 +142,7 @@ def lengths(probe: Probe, limit: float, factor: float = 3.0) -> dict[str, dict[s
         found[name] = longest(functools.partial(probe.peak, made[name]), limit)
     most = math.ceil(factor * found["checkpointing"]["longest"])
     for name in ("mini-sequence", "StreamBP"):
-        found[name] = longest(functools.partial(probe.peak, made[name]), limit, max(1, most // 4), most)
+        found[name] = longest(functools.partial(probe.peak, made[name]), limit, max(1, most // 2), most)
     return found
 
 

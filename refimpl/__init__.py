@@ -28,6 +28,9 @@ from refimpl.backends import (
 
 # Loaded on first use (PEP 562): name -> module
 _LAZY = {
+    "BPTTClassifier": "refimpl.baselines",
+    "OTTTClassifier": "refimpl.baselines",
+    "SLTT": "refimpl.methods.spiking.sltt",
     "BackpropClassifier": "refimpl.baselines",
     "BackpropGNN": "refimpl.baselines",
     "BackpropLinks": "refimpl.baselines",
@@ -43,6 +46,8 @@ _LAZY = {
 }
 
 __all__ = [
+    "SLTT",
+    "BPTTClassifier",
     "BackpropClassifier",
     "BackpropGNN",
     "BackpropLinks",
@@ -53,6 +58,7 @@ __all__ = [
     "ForwardGNNLinks",
     "LanguageModel",
     "NoProp",
+    "OTTTClassifier",
     "UnrolledFlowClassifier",
     "__version__",
     "arena",

@@ -1,16 +1,22 @@
 """Floor 4: learners that several papers compare with, under the same contract as a method."""
 
 from refimpl.baselines.backprop import BackpropClassifier, BackpropRegressor
+from refimpl.baselines.bptt import BPTTClassifier, bptt_gradient
 from refimpl.baselines.chain import ChainClassifier, UnrolledFlowClassifier
 from refimpl.baselines.forward_forward import ForwardForwardClassifier
 from refimpl.baselines.graph import BackpropGNN, BackpropLinks
+from refimpl.baselines.ottt import OTTTClassifier, ottt_gradient
 
 __all__ = [
+    "BPTTClassifier",
     "BackpropClassifier",
     "BackpropGNN",
     "BackpropLinks",
     "BackpropRegressor",
     "ChainClassifier",
     "ForwardForwardClassifier",
+    "OTTTClassifier",
     "UnrolledFlowClassifier",
+    "bptt_gradient",
+    "ottt_gradient",
 ]

@@ -324,10 +324,45 @@ CITESEER = Info(
     contents=tuple((file.name, file.checksum) for file in _CITESEER_FILES),
 )
 
-CATALOGUE: dict[str, Info] = {
-    info.name: info
-    for info in (DIGITS, MNIST, FASHION_MNIST, CIFAR_10, KARATE, CORA, CITESEER, CORIOLANUS, TINY_SHAKESPEARE)
-}
+N_MNIST = Info(
+    name="n-mnist-small",
+    title="N-MNIST, 1,100 recordings of an event camera (SLAYER's example)",
+    source="G. Orchard, A. Jayawant, G. K. Cohen, N. Thakor: Converting static image datasets to spiking neuromorphic "
+    "datasets using saccades. Frontiers in Neuroscience, 2015. Part in the form of S. B. Shrestha, G. Orchard: SLAYER, "
+    "2018.",
+    licence="CC BY-SA 4.0",
+    n_classes=10,
+    shape=(10, 2, 34, 34),
+    n_train=1000,
+    n_test=100,
+    classes=tuple("0123456789"),
+    kind="sequences",
+    format="event_camera",
+    contents=(("NMNISTsmall.tar", "sha256:2619aba5e1c603d940e5fc477659d5926b45b8bd25ec402d57ad9620a4366bb8"),),
+)
+
+SPOKEN_DIGITS = Info(
+    name="fsdd",
+    title="Free Spoken Digit Dataset, 3,000 recordings of 6 speakers",
+    source="Z. Jackson and others: Free Spoken Digit Dataset, 2018.",
+    licence="CC BY-SA 4.0",
+    n_classes=10,
+    shape=(20, 2, 32),
+    n_train=2700,
+    n_test=300,
+    classes=tuple("0123456789"),
+    kind="sequences",
+    format="spoken_digits",
+    contents=(("recordings.tar", "sha256:c7febd3af82872742076137222b8fd21702406e0be08481dc3b1e10b93d23bd1"),),
+)
+
+_ALL = (
+    *(DIGITS, MNIST, FASHION_MNIST, CIFAR_10),
+    *(KARATE, CORA, CITESEER),
+    *(N_MNIST, SPOKEN_DIGITS),
+    *(CORIOLANUS, TINY_SHAKESPEARE),
+)
+CATALOGUE: dict[str, Info] = {info.name: info for info in _ALL}
 
 
 def names(kind: str | None = None) -> list[str]:

@@ -10,6 +10,7 @@ from refimpl.data import names
 MODULES = {  # slug -> module
     "forward_gnn": "refimpl.methods.graph.forward_gnn",
     "noprop": "refimpl.methods.local.noprop",
+    "sltt": "refimpl.methods.spiking.sltt",
     "streambp": "refimpl.methods.memory.streambp",
 }
 

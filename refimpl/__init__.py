@@ -40,6 +40,7 @@ _LAZY = {
     "UnrolledFlowClassifier": "refimpl.baselines",
     "ForwardGNN": "refimpl.methods.graph.forward_gnn",
     "ForwardGNNLinks": "refimpl.methods.graph.forward_gnn",
+    "LanguageModel": "refimpl.methods.memory.streambp",
     "NoProp": "refimpl.methods.local.noprop",
     "trace": "refimpl.lab.trace",
 }
@@ -55,6 +56,7 @@ __all__ = [
     "ForwardForwardClassifier",
     "ForwardGNN",
     "ForwardGNNLinks",
+    "LanguageModel",
     "NoProp",
     "OTTTClassifier",
     "UnrolledFlowClassifier",

@@ -11,6 +11,7 @@ MODULES = {  # slug -> module
     "forward_gnn": "refimpl.methods.graph.forward_gnn",
     "noprop": "refimpl.methods.local.noprop",
     "sltt": "refimpl.methods.spiking.sltt",
+    "streambp": "refimpl.methods.memory.streambp",
 }
 
 

@@ -11,8 +11,13 @@ from refimpl import (
     BackpropClassifier,
     BackpropRegressor,
     ChainClassifier,
+    DifferenceTargetPropagationClassifier,
+    DirectFeedbackAlignmentClassifier,
+    FeedbackAlignmentClassifier,
     ForwardForwardClassifier,
     NoProp,
+    RandomTargetProjectionClassifier,
+    ShallowClassifier,
     UnrolledFlowClassifier,
 )
 
@@ -25,6 +30,11 @@ LEARNERS = [
     NoProp("fm", width=32, epochs=100, lr=1e-2, batch_size=32, random_state=0),
     ChainClassifier(T=4, width=32, epochs=40, lr=1e-2, batch_size=32, random_state=0),
     UnrolledFlowClassifier(steps=4, width=32, epochs=40, lr=1e-2, batch_size=32, random_state=0),
+    FeedbackAlignmentClassifier(epochs=60, lr=1e-2, batch_size=32, random_state=0),
+    DirectFeedbackAlignmentClassifier(epochs=60, lr=1e-2, batch_size=32, random_state=0),
+    RandomTargetProjectionClassifier(epochs=60, lr=1e-2, batch_size=32, random_state=0),
+    ShallowClassifier(epochs=60, lr=1e-2, batch_size=32, random_state=0),
+    DifferenceTargetPropagationClassifier(hidden=(32, 32), epochs=60, lr=1e-2, batch_size=32, random_state=0),
     ForwardForwardClassifier(hidden=(32, 32), epochs=60, lr=1e-2, batch_size=32, random_state=0),
 ]
 

@@ -2,8 +2,15 @@
 
 from refimpl.baselines.backprop import BackpropClassifier, BackpropRegressor
 from refimpl.baselines.chain import ChainClassifier, UnrolledFlowClassifier
+from refimpl.baselines.feedback import (
+    DirectFeedbackAlignmentClassifier,
+    FeedbackAlignmentClassifier,
+    RandomTargetProjectionClassifier,
+    ShallowClassifier,
+)
 from refimpl.baselines.forward_forward import ForwardForwardClassifier
 from refimpl.baselines.graph import BackpropGNN, BackpropLinks
+from refimpl.baselines.target_propagation import DifferenceTargetPropagationClassifier
 
 __all__ = [
     "BackpropClassifier",
@@ -11,6 +18,11 @@ __all__ = [
     "BackpropLinks",
     "BackpropRegressor",
     "ChainClassifier",
+    "DifferenceTargetPropagationClassifier",
+    "DirectFeedbackAlignmentClassifier",
+    "FeedbackAlignmentClassifier",
     "ForwardForwardClassifier",
+    "RandomTargetProjectionClassifier",
+    "ShallowClassifier",
     "UnrolledFlowClassifier",
 ]

@@ -267,6 +267,34 @@ def _trace(options: argparse.Namespace) -> int:
     return 0
 
 
+# ---------------------------------------------------------------- tutorial
+
+
+def _tutorial(options: argparse.Namespace) -> int:
+    from refimpl.lab import tutorials
+    from refimpl.lab.errors import UsageError
+    from refimpl.lab.text import duration, table
+
+    if options.name is None:
+        if options.run:
+            raise UsageError(f"tutorial --run: which one? expected one of {', '.join(tutorials.names())}")
+        texts = [(n, tutorials.path(n).read_text(encoding="utf-8")) for n in tutorials.names()]
+        print(table(("name", "tutorial"), [(name, tutorials.title(text)) for name, text in texts]))
+        return 0
+    own = Path(options.name)
+    file = own.resolve() if own.suffix == ".md" and own.exists() else tutorials.path(options.name)
+    if options.run:
+        seconds = tutorials.execute(file)
+        print(f"{file.name}: every cell runs, {duration(seconds)}")
+        return 0
+    command = tutorials.jupyter()
+    notebook, new = tutorials.write_notebook(file, options.out)
+    print(f"{notebook}{'' if new else ' (it was here already, with what you changed in it)'}", flush=True)
+    import subprocess
+
+    return subprocess.run([*command, str(notebook)]).returncode
+
+
 # ---------------------------------------------------------------- data
 
 
@@ -440,6 +468,7 @@ def _parser() -> argparse.ArgumentParser:
   refimpl bench ops matmul                race one operation
   refimpl trace noprop                    step through a training step
   refimpl tune                            learn which bodies are fastest here
+  refimpl tutorial gradients-by-hand      learn how it works, in Jupyter
   refimpl doctor                          what this machine has and lacks
   refimpl run --help                      more about one command""",
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -633,6 +662,23 @@ The step is small, so that its arrays can be read, but it is the method's own.""
         "  refimpl doctor\n  refimpl doctor --json",
     )
     p.add_argument("--json", action="store_true", help="as JSON")
+
+    p = command(
+        "tutorial",
+        _tutorial,
+        "read and run a tutorial",
+        """Open a tutorial in Jupyter: it is written as NAME.ipynb into the current folder
+(or --out) and opened there. Without a name: list them. With --run its cells run
+here in the terminal, without Jupyter, and the first that fails is reported.
+
+REFIMPL_TUTORIAL_QUICK=1 makes tutorials train less, to try them.""",
+        """  refimpl tutorial
+  refimpl tutorial gradients-by-hand
+  refimpl tutorial noprop --run""",
+    )
+    p.add_argument("name", nargs="?", metavar="NAME", help="a tutorial (a method's slug, or see the list)")
+    p.add_argument("--run", action="store_true", help="run it here, without Jupyter")
+    p.add_argument("--out", type=Path, default=Path(), metavar="DIR", help="folder for the notebook (default: here)")
 
     p = command(
         "data",

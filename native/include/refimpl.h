@@ -69,7 +69,7 @@ static inline void ri_share(i64 n, i64 grain, int rank, int team, i64 *lo, i64 *
                 EXPR;                                                                                         \
             }                                                                                                 \
         } else {                                                                                              \
-            _Pragma("omp parallel for simd schedule(static) num_threads(team)") for (i64 i = 0; i < n; i++) { \
+            _Pragma("omp parallel for simd schedule(simd : static) num_threads(team)") for (i64 i = 0; i < n; i++) { \
                 EXPR;                                                                                         \
             }                                                                                                 \
         }                                                                                                     \

@@ -7,7 +7,10 @@ from types import ModuleType
 
 from refimpl.data import names
 
-MODULES = {"noprop": "refimpl.methods.local.noprop"}  # slug -> module
+MODULES = {  # slug -> module
+    "forward_gnn": "refimpl.methods.graph.forward_gnn",
+    "noprop": "refimpl.methods.local.noprop",
+}
 
 
 def slugs() -> list[str]:

@@ -42,6 +42,7 @@ _LAZY = {
     "UnrolledFlowClassifier": "refimpl.baselines",
     "ForwardGNN": "refimpl.methods.graph.forward_gnn",
     "ForwardGNNLinks": "refimpl.methods.graph.forward_gnn",
+    "CounterCurrent": "refimpl.methods.local.counter_current",
     "NoProp": "refimpl.methods.local.noprop",
     "trace": "refimpl.lab.trace",
 }
@@ -52,6 +53,7 @@ __all__ = [
     "BackpropLinks",
     "BackpropRegressor",
     "ChainClassifier",
+    "CounterCurrent",
     "DifferenceTargetPropagationClassifier",
     "DirectFeedbackAlignmentClassifier",
     "FeedbackAlignmentClassifier",

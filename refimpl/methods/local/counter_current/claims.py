@@ -142,9 +142,7 @@ def _judge_close(values: Values) -> tuple[bool, str]:
     "accuracy(back-propagation) - accuracy(counter-current) <= 2.5 points, means over the seeds",
     _judge_close,
     data=("digits", "mnist"),
-    draw=lambda figure, values: _bars(
-        figure, values, {"ccl": "counter-current", "bp": "back-propagation"}, ("bp",)
-    ),
+    draw=lambda figure, values: _bars(figure, values, {"ccl": "counter-current", "bp": "back-propagation"}, ("bp",)),
 )
 def close_to_backprop(setting: Setting) -> dict[str, float]:
     data = _data(setting)
@@ -281,7 +279,7 @@ def _draw_cheaper(figure: Any, values: Values) -> None:
     "cheaper-step",
     "A training step costs less than one of back-propagation: no layer needs the gradient of its input, and the "
     "feedback network runs on ten rows (784-256x5-10, batch of 256).",
-    "operations <= 0.9 of back-propagation's, time of the NumPy step <= 1.15 of back-propagation's; means over the seeds",
+    "operations <= 0.9 of back-propagation's, time of the NumPy step <= 1.15 of back-propagation's; means over seeds",
     _judge_cheaper,
     draw=_draw_cheaper,
 )

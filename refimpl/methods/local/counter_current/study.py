@@ -31,8 +31,8 @@ def experiment(data: Dataset, seed: int, settings: Mapping[str, Any]) -> Experim
     """Counter-current learning, the same with an untrained feedback network, and the rules that it is compared with.
 
     Settings: variant ("mlp", "cnn" or "cnn_pool"); width, depth: of the hidden layers (a convolutional network has
-    width / 4 channels, twice as many at every second level, and one level for each time that the image can be halved, at
-    most depth); steps: of gradient descent, rounded up to whole epochs; batch_size; lr; and quick. Back-propagation and
+    width / 4 channels, twice as many at every second level, and one level for each time that the image can be halved,
+    at most depth); steps: of gradient descent, rounded up to whole epochs; batch_size; lr; and quick. Back-propagation and
     the learner of the last layer alone have the same network, first weights and settings; the other rules (for "mlp")
     the same widths with tanh, Adam and a rate of 1e-3. Raises ValueError for a setting that does not exist.
     """
@@ -109,7 +109,9 @@ def _draw_similarities(figure: Any, similarities: list[np.ndarray], data: Datase
     from refimpl.viz import style
 
     panels = figure.subplots(1, len(similarities), sharey=True)
-    figure.suptitle("Mean similarity of images (rows: their class) and classes (columns), level by level", x=0.01, ha="left")
+    figure.suptitle(
+        "Mean similarity of images (rows: their class) and classes (columns), level by level", x=0.01, ha="left"
+    )
     for level, (ax, s) in enumerate(zip(np.atleast_1d(panels), similarities)):
         mean = np.array([s[data.y_test == k].mean(axis=0) for k in range(data.n_classes) if (data.y_test == k).any()])
         most = np.abs(mean).max() or 1.0

@@ -32,9 +32,9 @@ def experiment(data: Dataset, seed: int, settings: Mapping[str, Any]) -> Experim
 
     Settings: variant ("mlp", "cnn" or "cnn_pool"); width, depth: of the hidden layers (a convolutional network has
     width / 4 channels, twice as many at every second level, and one level for each time that the image can be halved,
-    at most depth); steps: of gradient descent, rounded up to whole epochs; batch_size; lr; and quick. Back-propagation and
-    the learner of the last layer alone have the same network, first weights and settings; the other rules (for "mlp")
-    the same widths with tanh, Adam and a rate of 1e-3. Raises ValueError for a setting that does not exist.
+    at most depth); steps: of gradient descent, rounded up to whole epochs; batch_size; lr; and quick. Back-propagation
+    and the learner of the last layer alone have the same network, first weights and settings; the other rules (for
+    "mlp") the same widths with tanh, Adam and a rate of 1e-3. Raises ValueError for a setting that does not exist.
     """
     given = {k: v for k, v in settings.items() if k != "quick"}
     unknown = sorted(set(given) - set(SETTINGS))
@@ -85,8 +85,8 @@ def draw(figure: Any, results: list[dict[str, Any]], data: Dataset) -> None:
     learner = next(r["learner"] for r in results if r["name"] == "counter-current")
     history = next(r["history"] for r in results if r["name"] == "counter-current")
     similarities = learner.similarities(data.x_test)
-    figure.set_size_inches(2 * style.WIDTH * 0.85, 2.2 * style.HEIGHT)
-    top, bottom = figure.subfigures(2, 1, height_ratios=(1, 1.3))
+    figure.set_size_inches(2 * style.WIDTH * 0.85, 2 * style.HEIGHT)
+    top, bottom = figure.subfigures(2, 1, height_ratios=(0.62, 1.3))
     _draw_similarities(top, similarities, data)
     levels, cosines, bars = bottom.subplots(1, 3, width_ratios=(1, 1, 1.25))
     known = [float(np.mean(learner.classes_[s.argmax(axis=1)] == data.y_test)) for s in similarities]

@@ -11,6 +11,7 @@ from refimpl import (
     BackpropClassifier,
     BackpropRegressor,
     ChainClassifier,
+    CounterCurrent,
     DifferenceTargetPropagationClassifier,
     DirectFeedbackAlignmentClassifier,
     FeedbackAlignmentClassifier,
@@ -35,6 +36,7 @@ LEARNERS = [
     RandomTargetProjectionClassifier(epochs=60, lr=1e-2, batch_size=32, random_state=0),
     ShallowClassifier(epochs=60, lr=1e-2, batch_size=32, random_state=0),
     DifferenceTargetPropagationClassifier(hidden=(32, 32), epochs=60, lr=1e-2, batch_size=32, random_state=0),
+    CounterCurrent(hidden=(32, 32), epochs=60, batch_size=32, lr=0.3, random_state=0),
     ForwardForwardClassifier(hidden=(32, 32), epochs=60, lr=1e-2, batch_size=32, random_state=0),
 ]
 

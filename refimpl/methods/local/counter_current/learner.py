@@ -238,17 +238,18 @@ class CounterCurrent(Classifier):
     # ------------------------------------------------------------ inference, and what the levels know
 
     def _chunks(self, X: Any):
-        self._check_fitted()
         X = self._check_X(X, self.dtype, reset=False).reshape(-1, *self._shape())
         return (self._prepared(X[i : i + 1024]) for i in range(0, len(X), 1024))
 
     def predict_proba(self, X: Any) -> np.ndarray:
         """Softmax of a_L, (n, K). The feedback network is not needed."""
+        self._check_fitted()
         net, params = self._pair.forward_network, self._params["forward"]
         return np.concatenate([ops.softmax(net.apply(params, x)) for x in self._chunks(X)])
 
     def activities(self, X: Any) -> list[np.ndarray]:
         """a_0..a_L, each (n, n_l)."""
+        self._check_fitted()
         found = [self._pair.ascend(self._params["forward"], x)[0] for x in self._chunks(X)]
         return [np.concatenate([a.reshape(len(a), -1) for a in level]) for level in zip(*found)]
 

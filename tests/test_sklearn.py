@@ -13,9 +13,15 @@ from refimpl import (
     BackpropRegressor,
     BPTTClassifier,
     ChainClassifier,
+    CounterCurrent,
+    DifferenceTargetPropagationClassifier,
+    DirectFeedbackAlignmentClassifier,
+    FeedbackAlignmentClassifier,
     ForwardForwardClassifier,
     NoProp,
     OTTTClassifier,
+    RandomTargetProjectionClassifier,
+    ShallowClassifier,
     UnrolledFlowClassifier,
 )
 
@@ -32,6 +38,12 @@ LEARNERS = [
     SLTT(hidden=(32,), T=4, K=2, epochs=60, batch_size=32, random_state=0),
     BPTTClassifier(hidden=(32,), T=3, epochs=60, batch_size=32, random_state=0),
     OTTTClassifier(hidden=(32,), T=3, epochs=60, batch_size=32, random_state=0),
+    FeedbackAlignmentClassifier(epochs=60, lr=1e-2, batch_size=32, random_state=0),
+    DirectFeedbackAlignmentClassifier(epochs=60, lr=1e-2, batch_size=32, random_state=0),
+    RandomTargetProjectionClassifier(epochs=60, lr=1e-2, batch_size=32, random_state=0),
+    ShallowClassifier(epochs=60, lr=1e-2, batch_size=32, random_state=0),
+    DifferenceTargetPropagationClassifier(hidden=(32, 32), epochs=60, lr=1e-2, batch_size=32, random_state=0),
+    CounterCurrent(hidden=(32, 32), epochs=60, batch_size=32, lr=0.3, random_state=0),
     ForwardForwardClassifier(hidden=(32, 32), epochs=60, lr=1e-2, batch_size=32, random_state=0),
 ]
 

@@ -3,9 +3,16 @@
 from refimpl.baselines.backprop import BackpropClassifier, BackpropRegressor
 from refimpl.baselines.bptt import BPTTClassifier, bptt_gradient
 from refimpl.baselines.chain import ChainClassifier, UnrolledFlowClassifier
+from refimpl.baselines.feedback import (
+    DirectFeedbackAlignmentClassifier,
+    FeedbackAlignmentClassifier,
+    RandomTargetProjectionClassifier,
+    ShallowClassifier,
+)
 from refimpl.baselines.forward_forward import ForwardForwardClassifier
 from refimpl.baselines.graph import BackpropGNN, BackpropLinks
 from refimpl.baselines.ottt import OTTTClassifier, ottt_gradient
+from refimpl.baselines.target_propagation import DifferenceTargetPropagationClassifier
 
 __all__ = [
     "BPTTClassifier",
@@ -14,8 +21,13 @@ __all__ = [
     "BackpropLinks",
     "BackpropRegressor",
     "ChainClassifier",
+    "DifferenceTargetPropagationClassifier",
+    "DirectFeedbackAlignmentClassifier",
+    "FeedbackAlignmentClassifier",
     "ForwardForwardClassifier",
     "OTTTClassifier",
+    "RandomTargetProjectionClassifier",
+    "ShallowClassifier",
     "UnrolledFlowClassifier",
     "bptt_gradient",
     "ottt_gradient",

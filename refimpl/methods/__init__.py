@@ -8,9 +8,11 @@ from types import ModuleType
 from refimpl.data import names
 
 MODULES = {  # slug -> module
+    "counter_current": "refimpl.methods.local.counter_current",
     "forward_gnn": "refimpl.methods.graph.forward_gnn",
     "noprop": "refimpl.methods.local.noprop",
     "sltt": "refimpl.methods.spiking.sltt",
+    "streambp": "refimpl.methods.memory.streambp",
 }
 
 

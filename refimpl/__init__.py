@@ -28,6 +28,9 @@ from refimpl.backends import (
 
 # Loaded on first use (PEP 562): name -> module
 _LAZY = {
+    "BPTTClassifier": "refimpl.baselines",
+    "OTTTClassifier": "refimpl.baselines",
+    "SLTT": "refimpl.methods.spiking.sltt",
     "BackpropClassifier": "refimpl.baselines",
     "BackpropGNN": "refimpl.baselines",
     "BackpropLinks": "refimpl.baselines",
@@ -42,12 +45,15 @@ _LAZY = {
     "UnrolledFlowClassifier": "refimpl.baselines",
     "ForwardGNN": "refimpl.methods.graph.forward_gnn",
     "ForwardGNNLinks": "refimpl.methods.graph.forward_gnn",
+    "LanguageModel": "refimpl.methods.memory.streambp",
     "CounterCurrent": "refimpl.methods.local.counter_current",
     "NoProp": "refimpl.methods.local.noprop",
     "trace": "refimpl.lab.trace",
 }
 
 __all__ = [
+    "SLTT",
+    "BPTTClassifier",
     "BackpropClassifier",
     "BackpropGNN",
     "BackpropLinks",
@@ -60,7 +66,9 @@ __all__ = [
     "ForwardForwardClassifier",
     "ForwardGNN",
     "ForwardGNNLinks",
+    "LanguageModel",
     "NoProp",
+    "OTTTClassifier",
     "RandomTargetProjectionClassifier",
     "ShallowClassifier",
     "UnrolledFlowClassifier",

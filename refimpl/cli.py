@@ -162,6 +162,19 @@ def _run(options: argparse.Namespace) -> int:
     return 0
 
 
+def _generate(options: argparse.Namespace) -> int:
+    from refimpl.lab import generate
+
+    writer = generate.learner(options.folder, options.learner)
+    how = (options.tokens, options.seed, options.temperature, options.top_k)
+    sys.stdout.write(options.prompt)
+    for piece in generate.text(writer, options.prompt, *how):
+        sys.stdout.write(piece)
+        sys.stdout.flush()
+    sys.stdout.write("\n")
+    return 0
+
+
 def _both() -> tuple[str, ...]:
     """NumPy and the C core, where there is one."""
     from refimpl.backends import available_backends, native
@@ -436,6 +449,16 @@ def _whole(least: int) -> Any:
     return read
 
 
+def _temperature(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r}: expected a number of at least 0")
+    return value
+
+
 def _seconds(text: str) -> float:
     try:
         seconds = float(text)
@@ -555,6 +578,25 @@ has changed and refuses.""",
     p.add_argument("--resume", type=Path, metavar="DIR", help="go on with the run in DIR")
     p.add_argument("--quick", action="store_true", help="a small part of the data: to try things, not to judge")
     json_file(p)
+
+    p = command(
+        "generate",
+        _generate,
+        "write text with a language model",
+        """Continue a prompt with a language model that a run has trained, token by token.
+The model is read from the run's checkpoints; the run need not be finished.""",
+        """  refimpl run streambp --data tinyshakespeare --out runs/shakespeare
+  refimpl generate runs/shakespeare
+  refimpl generate runs/shakespeare --prompt "ROMEO:" -n 500 --temperature 0.8
+  refimpl generate runs/shakespeare --learner checkpointing --top-k 10 --seed 3""",
+    )
+    p.add_argument("folder", type=Path, metavar="DIR", help="the folder of a run")
+    p.add_argument("--prompt", default="\n", metavar="TEXT", help="the text to continue (default: a new line)")
+    p.add_argument("-n", "--tokens", type=_whole(1), default=300, metavar="N", help="tokens to write (default: 300)")
+    p.add_argument("--temperature", type=_temperature, default=0.8, metavar="X", help="0: the likeliest (default: 0.8)")
+    p.add_argument("--top-k", type=_whole(1), metavar="K", help="draw from the K most probable tokens only")
+    p.add_argument("--seed", type=_whole(0), default=0, metavar="N", help="seed of what is drawn (default: 0)")
+    p.add_argument("--learner", metavar="NAME", help="which learner of the run (default: the first)")
 
     p = command(
         "claims",

@@ -8,8 +8,10 @@ pytest.importorskip("sklearn")
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from refimpl import (
+    SLTT,
     BackpropClassifier,
     BackpropRegressor,
+    BPTTClassifier,
     ChainClassifier,
     CounterCurrent,
     DifferenceTargetPropagationClassifier,
@@ -17,6 +19,7 @@ from refimpl import (
     FeedbackAlignmentClassifier,
     ForwardForwardClassifier,
     NoProp,
+    OTTTClassifier,
     RandomTargetProjectionClassifier,
     ShallowClassifier,
     UnrolledFlowClassifier,
@@ -31,6 +34,10 @@ LEARNERS = [
     NoProp("fm", width=32, epochs=100, lr=1e-2, batch_size=32, random_state=0),
     ChainClassifier(T=4, width=32, epochs=40, lr=1e-2, batch_size=32, random_state=0),
     UnrolledFlowClassifier(steps=4, width=32, epochs=40, lr=1e-2, batch_size=32, random_state=0),
+    SLTT(hidden=(32,), T=3, epochs=60, batch_size=32, random_state=0),
+    SLTT(hidden=(32,), T=4, K=2, epochs=60, batch_size=32, random_state=0),
+    BPTTClassifier(hidden=(32,), T=3, epochs=60, batch_size=32, random_state=0),
+    OTTTClassifier(hidden=(32,), T=3, epochs=60, batch_size=32, random_state=0),
     FeedbackAlignmentClassifier(epochs=60, lr=1e-2, batch_size=32, random_state=0),
     DirectFeedbackAlignmentClassifier(epochs=60, lr=1e-2, batch_size=32, random_state=0),
     RandomTargetProjectionClassifier(epochs=60, lr=1e-2, batch_size=32, random_state=0),

@@ -1,6 +1,7 @@
 """Floor 4: learners that several papers compare with, under the same contract as a method."""
 
 from refimpl.baselines.backprop import BackpropClassifier, BackpropRegressor
+from refimpl.baselines.bptt import BPTTClassifier, bptt_gradient
 from refimpl.baselines.chain import ChainClassifier, UnrolledFlowClassifier
 from refimpl.baselines.feedback import (
     DirectFeedbackAlignmentClassifier,
@@ -10,9 +11,11 @@ from refimpl.baselines.feedback import (
 )
 from refimpl.baselines.forward_forward import ForwardForwardClassifier
 from refimpl.baselines.graph import BackpropGNN, BackpropLinks
+from refimpl.baselines.ottt import OTTTClassifier, ottt_gradient
 from refimpl.baselines.target_propagation import DifferenceTargetPropagationClassifier
 
 __all__ = [
+    "BPTTClassifier",
     "BackpropClassifier",
     "BackpropGNN",
     "BackpropLinks",
@@ -22,7 +25,10 @@ __all__ = [
     "DirectFeedbackAlignmentClassifier",
     "FeedbackAlignmentClassifier",
     "ForwardForwardClassifier",
+    "OTTTClassifier",
     "RandomTargetProjectionClassifier",
     "ShallowClassifier",
     "UnrolledFlowClassifier",
+    "bptt_gradient",
+    "ottt_gradient",
 ]

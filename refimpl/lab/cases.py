@@ -343,7 +343,7 @@ def _recurrent(kind: str, b: int, t: int, d: int, n: int) -> list[Case]:
         return {"x": normal(b, t, d), **states, **weights, **biases}
 
     def make_backward(normal):
-        args = make(normal)
+        args = {k: np.zeros_like(v) if k.startswith("bias") else v for k, v in make(normal).items()}
         results = getattr(ops, op).numpy(**args)
         kept = dict(zip({"RNN": ("y",), "GRU": ("y", "gates"), "LSTM": ("y", "c", "gates")}[kind], _tuple(results)))
         given = {k: v for k, v in args.items() if not k.startswith("bias")}
@@ -765,7 +765,8 @@ def _reductions(*shape: int) -> list[Case]:
     make = lambda normal: {"x": normal(*shape)}  # noqa: E731
     cases.append(Case("total", text, n, make, _call(lambda torch, t: t["x"].sum())))
     squares = _call(lambda torch, t: torch.linalg.vector_norm(t["x"]).square())
-    cases.append(Case("sum_of_squares", text, 2 * n, make, squares))
+    if n < 1e7:  # beyond, PyTorch's sum in single precision is off by more than the race tolerates
+        cases.append(Case("sum_of_squares", text, 2 * n, make, squares))
     return cases
 
 

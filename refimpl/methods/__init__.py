@@ -11,6 +11,8 @@ MODULES = {  # slug -> module
     "counter_current": "refimpl.methods.local.counter_current",
     "forward_gnn": "refimpl.methods.graph.forward_gnn",
     "noprop": "refimpl.methods.local.noprop",
+    "sltt": "refimpl.methods.spiking.sltt",
+    "streambp": "refimpl.methods.memory.streambp",
 }
 
 

@@ -32,8 +32,11 @@ _LAZY = {
     "BackpropRegressor": "refimpl.baselines",
     "ChainClassifier": "refimpl.baselines",
     "ForwardForwardClassifier": "refimpl.baselines",
+    "PhysicalBackpropClassifier": "refimpl.baselines",
+    "RidgeClassifier": "refimpl.baselines",
     "UnrolledFlowClassifier": "refimpl.baselines",
     "NoProp": "refimpl.methods.local.noprop",
+    "PhysicalForwardForward": "refimpl.methods.local.physical_ff",
     "trace": "refimpl.lab.trace",
 }
 
@@ -43,6 +46,9 @@ __all__ = [
     "ChainClassifier",
     "ForwardForwardClassifier",
     "NoProp",
+    "PhysicalBackpropClassifier",
+    "PhysicalForwardForward",
+    "RidgeClassifier",
     "UnrolledFlowClassifier",
     "__version__",
     "arena",

@@ -4,6 +4,8 @@ from refimpl.baselines.backprop import BackpropClassifier, BackpropRegressor
 from refimpl.baselines.chain import ChainClassifier, UnrolledFlowClassifier
 from refimpl.baselines.forward_forward import ForwardForwardClassifier
 from refimpl.baselines.graph import BackpropGNN, BackpropLinks
+from refimpl.baselines.physical import PhysicalBackpropClassifier
+from refimpl.baselines.ridge import RidgeClassifier
 
 __all__ = [
     "BackpropClassifier",
@@ -12,5 +14,7 @@ __all__ = [
     "BackpropRegressor",
     "ChainClassifier",
     "ForwardForwardClassifier",
+    "PhysicalBackpropClassifier",
+    "RidgeClassifier",
     "UnrolledFlowClassifier",
 ]

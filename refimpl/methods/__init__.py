@@ -7,7 +7,10 @@ from types import ModuleType
 
 from refimpl.data import names
 
-MODULES = {"noprop": "refimpl.methods.local.noprop"}  # slug -> module
+MODULES = {  # slug -> module
+    "noprop": "refimpl.methods.local.noprop",
+    "physical_ff": "refimpl.methods.local.physical_ff",
+}
 
 
 def slugs() -> list[str]:

@@ -715,3 +715,27 @@ tunable("log_prob", "logits", _cross_entropy, ELEMENTS)
 tunable("log_prob_backward", "logits", _log_prob_backward, ELEMENTS)
 tunable("graph_attention", "h", lambda normal, n: _graph_attention(normal, n, False), IMAGES)
 tunable("graph_attention_backward", "h", lambda normal, n: _graph_attention(normal, n, True), IMAGES)
+
+# ---------------------------------------------------------------- goodness: pairs of rows; 2 B = 8 D rows, D = N
+
+
+def _goodness_steps(normal: Normal, n: int) -> dict[str, Any]:
+    """One inner step; its matrix products have n = 4 B D N multiplications, 4 B D N = 16 D^3."""
+    d = 1 << max(1, (_bits(n) - 4) // 3)
+    size = d * d + d
+    v = normal(size) ** 2 + np.float32(0.1)
+    args = {"param": normal(size), "m": normal(size), "v": v, "u": normal(8 * d, d), "p": normal(d)}
+    return {**args, "theta": 4.0, "step": 1000, "lr": 1e-6, "steps": 1}
+
+
+def _goodness_work(param: Any, m: Any, v: Any, u: Any, p: Any, *_: Any, **__: Any) -> int:
+    return 2 * u.size * p.size
+
+
+def _goodness_contrast(normal: Normal, n: int) -> dict[str, Any]:
+    z = normal(*_rows(n))
+    return {"z": z if len(z) % 2 == 0 else z.reshape(2, -1), "p": normal(z.size // 2 if len(z) % 2 else z.shape[1])}
+
+
+tunable("goodness_contrast", "z", _goodness_contrast, ELEMENTS)
+tunable("goodness_steps", "u", _goodness_steps, SEQUENCES, _goodness_work, "gemm")

@@ -1,7 +1,8 @@
 """Vowels: the first three formants of spoken vowels at four times, and which vowel it was.
 
 "hillenbrand-vowels" is the table of measurements (258 tokens of female speakers); "surrogate-vowels", embedded, is
-drawn from its published means and deviations: 37 invented speakers of each vowel, always the same. With m and s of a value,
+drawn from its published means and deviations: 37 invented speakers of each vowel, always the same. With m and s of a
+vowel's value,
     value = m + s (sqrt(r_f) a_f + sqrt(1 - r_f) e),  r = 0.6, 0.75, 0.8 for F1, F2, F3,
 where a_f is one normal number a speaker and formant and e one a value: what is said high once is said high again.
 """
@@ -88,7 +89,7 @@ class Vowels:
         return replace(self, x=(self.x - x.mean(axis=0)) / x.std(axis=0))
 
     def split(self, seed: int, statistics: str = "train") -> Vowels:
-        """The same tokens split anew by a random permutation: four fifths (206 of 258) for training, the rest for tests.
+        """The same tokens split anew by a random permutation: four fifths (206 of 258) for training, a fifth for tests.
 
         statistics="all" is what the paper's code does: x is standardised with mean and deviation of all tokens, the
         test tokens included. "train" leaves x in Hz for the learner to standardise.

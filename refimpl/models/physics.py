@@ -169,11 +169,19 @@ def _normal(rng: np.random.Generator, *shape: int) -> np.ndarray:
     return (rng.standard_normal(shape) + 1j * rng.standard_normal(shape)) / np.sqrt(2)
 
 
+def _squares(a: np.ndarray) -> np.ndarray:
+    """|a|² of [Re, Im] rows (B, 2 d)."""
+    d = a.shape[1] // 2
+    re, im = a[:, :d], a[:, d:]
+    squared = re * re
+    squared += im * im
+    return squared
+
+
 def _magnitude(a: np.ndarray) -> np.ndarray:
     """|a| of [Re, Im] rows (B, 2 d)."""
-    squared = a * a
-    d = a.shape[1] // 2
-    return np.sqrt(squared[:, :d] + squared[:, d:])
+    squared = _squares(a)
+    return np.sqrt(squared, out=squared)
 
 
 def _phase(a: np.ndarray) -> np.ndarray:
@@ -195,22 +203,20 @@ class Acoustic(PhysicalSystem):
         return {"H": _normal(rng, m, d) / np.sqrt(d), "G": _normal(rng, m, m) / np.sqrt(m)}
 
     def _field(self, x):
-        """xn, a, and a with the non-linearity's part."""
-        constants = self._constants(x.dtype)
-        xn = np.abs(x)
-        xn /= np.sqrt((x * x).sum(axis=1, keepdims=True)) + x.dtype.type(1e-6)
+        """xn, a, and a with the non-linearity's part; the rows of a are [Re, Im]."""
+        constants, d = self._constants(x.dtype), self.d_out
+        xn = np.abs(x) / (np.sqrt((x * x).sum(axis=1, keepdims=True)) + x.dtype.type(1e-6))
         a = ops.matmul(xn, constants["H.r"])
-        squared = a * a
-        squared = squared[:, : self.d_out] + squared[:, self.d_out :]
-        squared *= x.dtype.type(self.strength)
-        cubic = np.concatenate([squared, squared], axis=1)
-        cubic *= a
-        total = ops.matmul(cubic, constants["G"])
+        strength = _squares(a)
+        strength *= x.dtype.type(self.strength)
+        cubic = a.reshape(-1, 2, d) * strength[:, None]
+        total = ops.matmul(cubic.reshape(-1, 2 * d), constants["G"])
         total += a
         return xn, a, total
 
     def _respond(self, x):
-        return _magnitude(self._field(x)[2])
+        constants = self._constants(x.dtype)
+        return ops.cubic_wave(np.ascontiguousarray(x), constants["H.r"], constants["G"], self.strength)
 
     def backward(self, x, dy):
         """With the convention dL = Re(conj(g) dr), r = |a|² a: g_a = 2 |a|² g + a² conj(g)."""
@@ -247,8 +253,7 @@ class Optical(PhysicalSystem):
         a = ops.matmul(np.ascontiguousarray(x), self._constants(x.dtype)["T.r"])
         if not self.intensity:
             return _magnitude(a)
-        squared = a * a
-        return squared[:, : self.d_out] + squared[:, self.d_out :]
+        return _squares(a)
 
     def backward(self, x, dy):
         """da = dy a/|a|, dx = Re(T^H da); with intensity da = 2 dy a."""

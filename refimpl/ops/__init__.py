@@ -29,6 +29,7 @@ from refimpl.ops.sparse import *  # noqa: F403
 from refimpl.ops.spiking import *  # noqa: F403
 from refimpl.ops.update import *  # noqa: F403
 from refimpl.ops.upsample import *  # noqa: F403
+from refimpl.ops.wave import *  # noqa: F403
 
 
 def _learned() -> None:

@@ -739,3 +739,20 @@ def _goodness_contrast(normal: Normal, n: int) -> dict[str, Any]:
 
 tunable("goodness_contrast", "z", _goodness_contrast, ELEMENTS)
 tunable("goodness_steps", "u", _goodness_steps, SEQUENCES, _goodness_work, "gemm")
+
+# ---------------------------------------------------------------- waves: 8 rows to each of D = N numbers
+
+
+def _cubic_wave_args(normal: Normal, n: int) -> dict[str, Any]:
+    """Its matrix products have 6 B D^2 = 48 D^3 multiplications."""
+    d = 1 << max(1, (_bits(n) - 5) // 3)
+    scale = np.float32(d**-0.5)
+    coupling = normal(2 * d, 2 * d) * scale
+    return {"x": normal(8 * d, d), "mixing": normal(d, 2 * d) * scale, "coupling": coupling, "strength": 2.4}
+
+
+def _cubic_wave(x: Any, mixing: Any, coupling: Any, strength: Any) -> int:
+    return x.shape[0] * (mixing.size + coupling.size)
+
+
+tunable("cubic_wave", "x", _cubic_wave_args, SEQUENCES, _cubic_wave, "gemm")

@@ -28,4 +28,5 @@ if native.lib is not None:
         spiking,  # noqa: F401
         update,  # noqa: F401
         upsample,  # noqa: F401
+        wave,  # noqa: F401
     )

@@ -52,7 +52,7 @@ class LabelledInput:
         """A copy of `blank` with class c (B,) written into it."""
         h = blank.copy()
         places = c[:, None] * self.width + np.arange(self.width)
-        np.put_along_axis(h, places, h.dtype.type(self.amplitude), axis=1)
+        h[np.arange(len(h))[:, None], places] = self.amplitude
         return h
 
 
@@ -314,7 +314,7 @@ class PhysicalForwardForward(Classifier):
         """One epoch: for each batch and layer, the physics once, then the inner steps."""
         self._disturb(unit)
         rng, n, K = self._rngs["train"], len(self._y), self._input.K
-        total = np.zeros(len(self.widths))
+        total = [0.0] * len(self.widths)
         for rows in batches(n, self.batch_size or n, rng):
             blank, right = self._X[rows], self._y[rows]
             wrong = (right + rng.integers(1, K, len(rows))) % K
@@ -326,10 +326,10 @@ class PhysicalForwardForward(Classifier):
                     losses = digital_steps(*args, self.theta, self.lr, self.inner_steps)
                 else:
                     losses = train_layer(params, self._optimizers[name], u, self.theta, self.lr, self.inner_steps)
-                total[k] += losses.mean() * len(rows) / n
+                total[k] += sum(losses.tolist()) / len(losses) * len(rows) / n
                 if k + 1 < len(self.widths):
                     h = self.activity(k, u)
-        return {"loss": float(total.mean()), **{f"loss{k}": float(t) for k, t in enumerate(total, 1)}}
+        return {"loss": sum(total) / len(total), **{f"loss{k}": t for k, t in enumerate(total, 1)}}
 
     def _disturb(self, unit: int) -> None:
         """What happens to the systems before this epoch."""

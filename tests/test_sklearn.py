@@ -13,6 +13,9 @@ from refimpl import (
     ChainClassifier,
     ForwardForwardClassifier,
     NoProp,
+    PhysicalBackpropClassifier,
+    PhysicalForwardForward,
+    RidgeClassifier,
     UnrolledFlowClassifier,
 )
 
@@ -26,6 +29,9 @@ LEARNERS = [
     ChainClassifier(T=4, width=32, epochs=40, lr=1e-2, batch_size=32, random_state=0),
     UnrolledFlowClassifier(steps=4, width=32, epochs=40, lr=1e-2, batch_size=32, random_state=0),
     ForwardForwardClassifier(hidden=(32, 32), epochs=60, lr=1e-2, batch_size=32, random_state=0),
+    PhysicalForwardForward(epochs=60, lr=1e-2, random_state=0),
+    PhysicalBackpropClassifier(epochs=200, lr=3e-2, random_state=0),
+    RidgeClassifier(random_state=0),
 ]
 
 # No check is excluded.

@@ -80,7 +80,7 @@ class PhysicalBackpropClassifier(Classifier):
         self._scale = Scaling(X, self.scaling)
         self._X, self._y = self._scale(X), y
         sizes = [self.n_features_in_, *self.widths]
-        out = [*self.widths[1:], len(self.classes_)]
+        out = [*self.widths[:-1], len(self.classes_)]
         self._systems = [system(self.physics, a, b, rng.integers(2**63)) for a, b in itertools.pairwise(sizes)]
         self._twins = [s.twin(self.twin_error, rng.integers(2**63)) for s in self._systems]
         self._layers = [Linear(a, b) for a, b in zip(self.widths, out)]

@@ -4,6 +4,7 @@
 # For developers:
 #   make check      format, lint, types      make peers      against PyTorch (installs it)
 #   make sanitize   the C core under ASan and UBSan       make wheel      wheel and sdist, tried in a fresh environment
+#   make docs       the site, tutorials executed, into build/docs/html    make docs-links   its external links, too
 #   make browser    the pages of `refimpl trace` in a real browser (installs Chromium by apt-get where there is none)
 #   make clean
 
@@ -15,7 +16,7 @@ NATIVE := setup.py pyproject.toml $(wildcard native/*.py native/src/*.c native/i
 # quiet pip: its own version and location notices say nothing about refimpl
 PIP := $(BIN)/python -m pip install -q --disable-pip-version-check
 
-.PHONY: demo test check peers sanitize browser wheel clean bench
+.PHONY: demo test check peers sanitize browser wheel clean bench docs docs-links
 
 # One thread for both paths: the images are so small that a second one does not help.
 demo: $(VENV)/built
@@ -61,8 +62,15 @@ wheel: $(VENV)/tested
 	$(PYTHON) -m venv build/wheel-try
 	build/wheel-try/bin/python -m pip install -q --disable-pip-version-check dist/*.whl
 	cd build/wheel-try && bin/refimpl doctor && REFIMPL_ISA=v2 bin/refimpl run noprop --quick && \
+		bin/refimpl tutorial gradients-by-hand --run && \
 		bin/refimpl trace noprop --out trace.html && grep -q 'int RI(linear_backward)' trace.html
 	@ls -l dist
+
+docs: $(VENV)/documented
+	$(BIN)/python docs/build.py
+
+docs-links: $(VENV)/documented
+	$(BIN)/python docs/build.py --check-links
 
 bench: $(VENV)/built
 	$(BIN)/refimpl bench
@@ -83,6 +91,10 @@ $(VENV)/tested: $(VENV)/built
 
 $(VENV)/checked: $(VENV)/built
 	$(PIP) -e '.[check]'
+	@touch $@
+
+$(VENV)/documented: $(VENV)/built
+	$(PIP) -e '.[docs]'
 	@touch $@
 
 clean:

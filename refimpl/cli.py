@@ -162,6 +162,19 @@ def _run(options: argparse.Namespace) -> int:
     return 0
 
 
+def _generate(options: argparse.Namespace) -> int:
+    from refimpl.lab import generate
+
+    writer = generate.learner(options.folder, options.learner)
+    how = (options.tokens, options.seed, options.temperature, options.top_k)
+    sys.stdout.write(options.prompt)
+    for piece in generate.text(writer, options.prompt, *how):
+        sys.stdout.write(piece)
+        sys.stdout.flush()
+    sys.stdout.write("\n")
+    return 0
+
+
 def _both() -> tuple[str, ...]:
     """NumPy and the C core, where there is one."""
     from refimpl.backends import available_backends, native
@@ -265,6 +278,34 @@ def _trace(options: argparse.Namespace) -> int:
     for line in walk.run(module, options.out or Path(f"{options.slug}-trace.html"), options.step, options.backend):
         print(line)
     return 0
+
+
+# ---------------------------------------------------------------- tutorial
+
+
+def _tutorial(options: argparse.Namespace) -> int:
+    from refimpl.lab import tutorials
+    from refimpl.lab.errors import UsageError
+    from refimpl.lab.text import duration, table
+
+    if options.name is None:
+        if options.run:
+            raise UsageError(f"tutorial --run: which one? expected one of {', '.join(tutorials.names())}")
+        texts = [(n, tutorials.path(n).read_text(encoding="utf-8")) for n in tutorials.names()]
+        print(table(("name", "tutorial"), [(name, tutorials.title(text)) for name, text in texts]))
+        return 0
+    own = Path(options.name)
+    file = own.resolve() if own.suffix == ".md" and own.exists() else tutorials.path(options.name)
+    if options.run:
+        seconds = tutorials.execute(file)
+        print(f"{file.name}: every cell runs, {duration(seconds)}")
+        return 0
+    command = tutorials.jupyter()
+    notebook, new = tutorials.write_notebook(file, options.out)
+    print(f"{notebook}{'' if new else ' (it was here already, with what you changed in it)'}", flush=True)
+    import subprocess
+
+    return subprocess.run([*command, str(notebook)]).returncode
 
 
 # ---------------------------------------------------------------- data
@@ -408,6 +449,16 @@ def _whole(least: int) -> Any:
     return read
 
 
+def _temperature(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r}: expected a number of at least 0")
+    return value
+
+
 def _seconds(text: str) -> float:
     try:
         seconds = float(text)
@@ -440,6 +491,7 @@ def _parser() -> argparse.ArgumentParser:
   refimpl bench ops matmul                race one operation
   refimpl trace noprop                    step through a training step
   refimpl tune                            learn which bodies are fastest here
+  refimpl tutorial gradients-by-hand      learn how it works, in Jupyter
   refimpl doctor                          what this machine has and lacks
   refimpl run --help                      more about one command""",
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -526,6 +578,25 @@ has changed and refuses.""",
     p.add_argument("--resume", type=Path, metavar="DIR", help="go on with the run in DIR")
     p.add_argument("--quick", action="store_true", help="a small part of the data: to try things, not to judge")
     json_file(p)
+
+    p = command(
+        "generate",
+        _generate,
+        "write text with a language model",
+        """Continue a prompt with a language model that a run has trained, token by token.
+The model is read from the run's checkpoints; the run need not be finished.""",
+        """  refimpl run streambp --data tinyshakespeare --out runs/shakespeare
+  refimpl generate runs/shakespeare
+  refimpl generate runs/shakespeare --prompt "ROMEO:" -n 500 --temperature 0.8
+  refimpl generate runs/shakespeare --learner checkpointing --top-k 10 --seed 3""",
+    )
+    p.add_argument("folder", type=Path, metavar="DIR", help="the folder of a run")
+    p.add_argument("--prompt", default="\n", metavar="TEXT", help="the text to continue (default: a new line)")
+    p.add_argument("-n", "--tokens", type=_whole(1), default=300, metavar="N", help="tokens to write (default: 300)")
+    p.add_argument("--temperature", type=_temperature, default=0.8, metavar="X", help="0: the likeliest (default: 0.8)")
+    p.add_argument("--top-k", type=_whole(1), metavar="K", help="draw from the K most probable tokens only")
+    p.add_argument("--seed", type=_whole(0), default=0, metavar="N", help="seed of what is drawn (default: 0)")
+    p.add_argument("--learner", metavar="NAME", help="which learner of the run (default: the first)")
 
     p = command(
         "claims",
@@ -633,6 +704,23 @@ The step is small, so that its arrays can be read, but it is the method's own.""
         "  refimpl doctor\n  refimpl doctor --json",
     )
     p.add_argument("--json", action="store_true", help="as JSON")
+
+    p = command(
+        "tutorial",
+        _tutorial,
+        "read and run a tutorial",
+        """Open a tutorial in Jupyter: it is written as NAME.ipynb into the current folder
+(or --out) and opened there. Without a name: list them. With --run its cells run
+here in the terminal, without Jupyter, and the first that fails is reported.
+
+REFIMPL_TUTORIAL_QUICK=1 makes tutorials train less, to try them.""",
+        """  refimpl tutorial
+  refimpl tutorial gradients-by-hand
+  refimpl tutorial noprop --run""",
+    )
+    p.add_argument("name", nargs="?", metavar="NAME", help="a tutorial (a method's slug, or see the list)")
+    p.add_argument("--run", action="store_true", help="run it here, without Jupyter")
+    p.add_argument("--out", type=Path, default=Path(), metavar="DIR", help="folder for the notebook (default: here)")
 
     p = command(
         "data",

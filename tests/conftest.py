@@ -18,3 +18,15 @@ from hypothesis import settings
 settings.register_profile("fast", max_examples=25, deadline=None, print_blob=True)
 settings.register_profile("deep", max_examples=300, deadline=None, print_blob=True)
 settings.load_profile(os.environ.get("REFIMPL_TEST_PROFILE", "fast"))
+
+
+def pytest_terminal_summary(terminalreporter):
+    """What the tutorials took, in processor time: together they are to stay below four minutes."""
+    took = {}
+    for report in terminalreporter.getreports("passed") + terminalreporter.getreports("failed"):
+        for name, seconds in report.user_properties:
+            if name == "tutorial_seconds":
+                took[report.nodeid.split("[")[-1].rstrip("]")] = seconds
+    if took:
+        each = ", ".join(f"{name} {seconds:.0f}" for name, seconds in sorted(took.items()))
+        terminalreporter.write_line(f"tutorials in quick mode: {sum(took.values()):.0f} s of 240 s ({each})")

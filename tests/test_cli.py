@@ -14,7 +14,7 @@ from refimpl.backends import native, wisdom
 from refimpl.record import Step
 from tests.lab import fake
 
-COMMANDS = ("list", "info", "run", "claims", "bench", "tune", "trace", "doctor", "data")
+COMMANDS = ("list", "info", "run", "claims", "bench", "tune", "trace", "doctor", "tutorial", "data")
 ROOT = Path(__file__).resolve().parents[1]
 
 

@@ -61,19 +61,19 @@ static inline void ri_share(i64 n, i64 grain, int rank, int team, i64 *lo, i64 *
 
 /* EXPR for every element i of n, shared by the threads when there is enough to do (`cost` nanoseconds an element);
  * the whole body of an element-wise kernel: it returns. */
-#define RI_EACH(cost, EXPR)                                                                                   \
-    do {                                                                                                      \
-        int team = ri_team(threads, n * (cost));                                                              \
-        if (team == 1) {                                                                                      \
-            _Pragma("omp simd") for (i64 i = 0; i < n; i++) {                                                 \
-                EXPR;                                                                                         \
-            }                                                                                                 \
-        } else {                                                                                              \
-            _Pragma("omp parallel for simd schedule(static) num_threads(team)") for (i64 i = 0; i < n; i++) { \
-                EXPR;                                                                                         \
-            }                                                                                                 \
-        }                                                                                                     \
-        return RI_OK;                                                                                         \
+#define RI_EACH(cost, EXPR)                                                                                          \
+    do {                                                                                                             \
+        int team = ri_team(threads, n * (cost));                                                                     \
+        if (team == 1) {                                                                                             \
+            _Pragma("omp simd") for (i64 i = 0; i < n; i++) {                                                        \
+                EXPR;                                                                                                \
+            }                                                                                                        \
+        } else {                                                                                                     \
+            _Pragma("omp parallel for simd schedule(simd : static) num_threads(team)") for (i64 i = 0; i < n; i++) { \
+                EXPR;                                                                                                \
+            }                                                                                                        \
+        }                                                                                                            \
+        return RI_OK;                                                                                                \
     } while (0)
 
 #endif

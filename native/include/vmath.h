@@ -1,10 +1,11 @@
 /* vmath.h - exp, expm1, log, log1p, tanh, sigmoid, normal distribution: branch-free, so that loops over them vectorise.
  *
- * Method: exp and log by argument reduction and a Taylor polynomial long enough for the type (truncation below a
- * quarter of an ulp); erfc as t exp(-x^2 + P(t)), t = 2/(2+x), with P a Chebyshev series computed for this file from
- * 40-digit values. Errors: exp, expm1, log, log1p, tanh, sigmoid <= 4 ulp; normal_cdf <= 16 ulp relative in its upper
- * half, and an absolute error of 4 ulp(1) * cdf(x) * (1 + x^2) in the lower tail (the x^2 of the exponent).
- * NaN gives NaN; infinities give the limits; results below the smallest subnormal give 0.
+ * Method: exp and log by argument reduction and a polynomial long enough for the type (truncation below a quarter of an
+ * ulp); erfc(z) as t Q(s) exp(-z^2), t = 2/(2+z), s = 2t - 1, with Q a Chebyshev series of erfc(z) exp(z^2) / t, cut
+ * off below a quarter of an ulp and written in powers of s, computed for this file from 50-digit values. Errors: exp,
+ * expm1, log, log1p, tanh, sigmoid <= 4 ulp; normal_cdf <= 16 ulp relative in its upper half, and an absolute error of
+ * 4 ulp(1) * cdf(x) * (1 + x^2) in the lower tail (the x^2 of the exponent). NaN gives NaN; infinities give the limits;
+ * results below the smallest subnormal give 0.
  */
 #ifndef REFIMPL_VMATH_H
 #define REFIMPL_VMATH_H
@@ -22,6 +23,7 @@ typedef uint32_t ri_uint;
 #define RI_MAGIC 12582912.0f /* 1.5 * 2^23: adding it rounds to an integer, kept in the low bits */
 #define RI_EXP_HI 89.0f
 #define RI_EXP_LO -104.0f
+#define RI_APART 64 /* powers of two by which results near the ends of the range are kept away from them */
 #define RI_LN2_HI 0.693359375f
 #define RI_LN2_LO -2.12194440e-4f
 #define RI_TINY 1.17549435e-38f
@@ -34,6 +36,7 @@ typedef uint64_t ri_uint;
 #define RI_MAGIC 6755399441055744.0
 #define RI_EXP_HI 710.0
 #define RI_EXP_LO -746.0
+#define RI_APART 512
 #define RI_LN2_HI 6.93147180369123816490e-01
 #define RI_LN2_LO 1.90821492927058770002e-10
 #define RI_TINY 2.2250738585072014e-308
@@ -75,22 +78,27 @@ static inline real ri_pow2(ri_int k) {
     return ri_float((ri_uint)(k + RI_BIAS) << RI_MANT);
 }
 
-/* x = k ln 2 + r, |r| <= ln2 / 2. Returns r; *k by the trick of the magic constant (no float-to-int conversion, which
- * would be undefined for NaN). */
-static inline real ri_reduce(real x, ri_int *k) {
-    real t = x * R(1.44269504088896340736) + RI_MAGIC;
-    real kf = t - RI_MAGIC;
-    ri_uint d = ri_bits(t) - ri_bits(RI_MAGIC);
-    *k = (ri_int)d;
+/* x = k ln 2 + r, |r| <= ln2 / 2. Returns r; *scale = 2^(k + shift). The magic constant moves k + shift + bias into the
+ * low bits of a number (no float-to-int conversion, which would be undefined for NaN); from there one shift of the bits
+ * makes the power of two. */
+static inline real ri_reduce(real x, real shift, real *scale) {
+    const real magic = RI_MAGIC + (shift + (real)RI_BIAS);
+    real t = x * R(1.44269504088896340736) + magic;
+    real kf = t - magic;
+    *scale = ri_float(ri_bits(t) << RI_MANT);
     real r = x - kf * RI_LN2_HI;
     return r - kf * RI_LN2_LO;
 }
 
-/* (exp(r) - 1 - r) / r^2 for |r| <= ln2 / 2 */
+/* (exp(r) - 1 - r) / r^2 for |r| <= ln2 / 2: in float32 the polynomial of degree 4 that is nearest to it relative to
+ * exp(r) (4e-9), in float64 its Taylor series */
 static inline real ri_exp_tail(real r) {
 #if defined(RI_IS_F32)
-    real p = 1.0f / 5040.0f;
-    p = p * r + 1.0f / 720.0f;
+    real p = 0.001381453999f;
+    p = p * r + 0.008368745246f;
+    p = p * r + 0.0416683908f;
+    p = p * r + 0.166665204f;
+    return p * r + 0.4999999343f;
 #else
     real p = 1.0 / 6227020800.0;
     p = p * r + 1.0 / 479001600.0;
@@ -100,29 +108,41 @@ static inline real ri_exp_tail(real r) {
     p = p * r + 1.0 / 40320.0;
     p = p * r + 1.0 / 5040.0;
     p = p * r + 1.0 / 720.0;
+    p = p * r + 1.0 / 120.0;
+    p = p * r + 1.0 / 24.0;
+    p = p * r + 1.0 / 6.0;
+    return p * r + 0.5;
 #endif
-    p = p * r + R(1.0) / R(120.0);
-    p = p * r + R(1.0) / R(24.0);
-    p = p * r + R(1.0) / R(6.0);
-    return p * r + R(0.5);
+}
+
+/* exp(x) from a power of two that lies `shift` away; `back` = 2^-shift. So subnormal and infinite results come out
+ * right, by one rounding at the end. */
+static inline real ri_exp_apart(real x, real shift, real back) {
+    real scale;
+    real r = ri_reduce(x, shift, &scale);
+    real e = (r * ri_exp_tail(r) + R(1.0)) * r + R(1.0);
+    return e * scale * back;
 }
 
 static inline real ri_exp(real x) {
-    x = x > RI_EXP_HI ? RI_EXP_HI : x;
-    x = x < RI_EXP_LO ? RI_EXP_LO : x;
-    ri_int k;
-    real r = ri_reduce(x, &k);
-    real e = R(1.0) + (r + r * r * ri_exp_tail(r));
-    ri_int half = k >> 1; /* in two steps, so that subnormal and infinite results come out right */
-    return e * ri_pow2(half) * ri_pow2(k - half);
+    x = ri_max(ri_min(x, RI_EXP_HI), RI_EXP_LO);
+    /* up for negative x, down for positive, in bits alone: from a choice a compiler makes two whole exponentials */
+    const ri_uint sign = (ri_uint)1 << (sizeof(real) * 8 - 1);
+    const ri_uint up = (ri_uint)(RI_BIAS + RI_APART) << RI_MANT;
+    return ri_exp_apart(x, ri_copysign((real)RI_APART, -x), ri_float(up - ((ri_bits(x) & sign) >> 1)));
+}
+
+/* exp(x) for x <= 0 (and a little above: up to 40) */
+static inline real ri_exp_neg(real x) {
+    x = ri_max(x, RI_EXP_LO);
+    return ri_exp_apart(x, (real)RI_APART, ri_float((ri_uint)(RI_BIAS - RI_APART) << RI_MANT));
 }
 
 /* exp(x) - 1 for x <= 0 (all that tanh and elu need) */
 static inline real ri_expm1_neg(real x) {
     x = x < R(-40.0) ? R(-40.0) : x;
-    ri_int k;
-    real r = ri_reduce(x, &k);
-    real scale = ri_pow2(k);
+    real scale;
+    real r = ri_reduce(x, R(0.0), &scale);
     return scale * (r + r * r * ri_exp_tail(r)) + (scale - R(1.0));
 }
 
@@ -174,52 +194,48 @@ static inline real ri_tanh(real x) {
 }
 
 static inline real ri_sigmoid(real x) {
-    real e = ri_exp(-ri_abs(x));
-    real s = R(1.0) / (R(1.0) + e);
-    return x < R(0.0) ? e * s : s;
+    real e = ri_exp_neg(-ri_abs(x));
+    return (x < R(0.0) ? e : R(1.0)) / (R(1.0) + e);
 }
 
 static inline real ri_softplus(real x) {
-    return ri_max(x, R(0.0)) + ri_log1p(ri_exp(-ri_abs(x)));
+    return ri_max(x, R(0.0)) + ri_log1p(ri_exp_neg(-ri_abs(x)));
 }
 
-/* erfc(x) for x >= 0 */
-static inline real ri_erfc_pos(real x) {
-    static const double c[] = {
-        -1.3026537197817094342,     0.6419697923564902603,      0.019476473204185836312,    -0.0095615147868086316419,
-        -0.0009465953444820368663,  0.00036683949785276145187,  0.000042523324806907771645, -0.000020278578112534243154,
-        -1.6242900046470255135e-6,  1.3036558355805232018e-6,   1.5626441722066143178e-8,   -8.5238095914926542525e-8,
-        6.5290544390988514964e-9,   5.0593434955514689418e-9,   -9.9136415649303308674e-10, -2.2736512229318358557e-10,
-        9.646791102015526802e-11,   2.3940380830391147447e-12,  -6.8860275264975533984e-12, 8.9448792730907257167e-13,
-        3.1309213993429580783e-13,  -1.1270822361367252366e-13, 3.8109052551892320552e-16,  7.1060976136092369878e-15,
-        -1.5230282014571043043e-15, -9.4574945712912340005e-17, 1.2102371892242789923e-16,
-    };
+/* P(Z <= x) for a standard normal Z, and *density = exp(-x^2 / 2) */
+static inline real ri_normal_cdf_and(real x, real *density) {
 #if defined(RI_IS_F32)
-    enum { N = 13 };
+    static const real c[] = {
+        0.510791356916f,     0.343580318711f,    0.139735733522f,   0.0182216694284f,
+        -0.0107516261866f,   -0.0032434519181f,  0.00152915716076f, 0.000430670488436f,
+        -0.000299382712072f, -3.66018769438e-5f, 4.21611971964e-5f,
+    };
 #else
-    enum { N = 27 };
+    static const real c[] = {
+        0.510791352621011489,      0.343580342206905273,      0.139736046278026891,     0.0182211157534424967,
+        -0.0107553309447163639,    -0.00323959253398651317,   0.00154530602905764369,   0.000418648033296486809,
+        -0.000331536747619460443,  -0.0000171857375945489391, 0.0000722353506143854335, -0.0000170743365307357001,
+        -0.0000108480572688910958, 8.06004049102814625e-6,    -5.62816693519292463e-7,  -1.82080783840298215e-6,
+        1.00091858626541011e-6,    -3.05871964567470975e-9,   -2.85548182383411717e-7,  1.64911631111846329e-7,
+        -1.69827240129356662e-9,   -5.7601466971756245e-8,    2.90419854442090857e-8,   6.35386466950513922e-9,
+        -9.7447566259322578e-9,    1.22845363501865661e-9,    1.20516659958836367e-9,   -3.38886955463086885e-10,
+    };
 #endif
-    real t = R(2.0) / (R(2.0) + x);
-    real u = R(4.0) * t - R(2.0); /* twice the Chebyshev variable */
-    real d = R(0.0), dd = R(0.0);
+    enum { N = sizeof c / sizeof *c };
+    real z = ri_min(ri_abs(x) * R(0.70710678118654752440), R(40.0));
+    real t = R(1.0) / (R(2.0) + z), s = R(4.0) * t - R(1.0);
+    real q = c[N - 1];
 #pragma GCC unroll 32
-    for (int j = N - 1; j > 0; j--) { /* Clenshaw */
-        real old = d;
-        d = u * d - dd + (real)c[j];
-        dd = old;
-    }
-    return t * ri_exp(-x * x + (R(0.5) * ((real)c[0] + u * d) - dd));
+    for (int j = N - 2; j >= 0; j--) q = q * s + c[j];
+    real e = ri_exp_neg(R(-0.5) * x * x);
+    real h = t * q * e; /* erfc(z) / 2 */
+    *density = e;
+    return x > R(0.0) ? R(1.0) - h : h;
 }
 
-/* P(Z <= x), Z standard normal */
 static inline real ri_normal_cdf(real x) {
-    real h = R(0.5) * ri_erfc_pos(ri_min(ri_abs(x) * R(0.70710678118654752440), R(40.0)));
-    real y = x > R(0.0) ? R(1.0) - h : h;
-    return x != x ? x : y;
-}
-
-static inline real ri_normal_pdf(real x) {
-    return R(0.39894228040143267794) * ri_exp(R(-0.5) * x * x);
+    real density;
+    return ri_normal_cdf_and(x, &density);
 }
 
 #endif

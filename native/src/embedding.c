@@ -45,10 +45,16 @@ int RI(dropout)(const real *x, const uint8_t *mask, double rate, i64 n, real *y,
     int team = ri_team(threads, n);
     if (team == 1) {
 #pragma omp simd
-        for (i64 i = 0; i < n; i++) y[i] = mask[i] ? x[i] * scale : (real)0;
+        for (i64 i = 0; i < n; i++) {
+            real v = x[i] * scale;
+            y[i] = mask[i] ? v : (real)0;
+        }
     } else {
-#pragma omp parallel for simd schedule(static) num_threads(team)
-        for (i64 i = 0; i < n; i++) y[i] = mask[i] ? x[i] * scale : (real)0;
+#pragma omp parallel for simd schedule(simd : static) num_threads(team)
+        for (i64 i = 0; i < n; i++) {
+            real v = x[i] * scale;
+            y[i] = mask[i] ? v : (real)0;
+        }
     }
     return RI_OK;
 }

@@ -701,6 +701,47 @@ static int many_short_dots(const product *p) {
     return p->M <= THIN ? p->tb && p->N >= NR : !p->ta && p->M >= NR && p->M <= TALL;
 }
 
+/* Products of a few steps (K <= FEW), such as the weight gradient of one sample: C is written once, 4 bytes for 2 K
+ * operations, so memory is the limit, and packing would cost more than the product. Rows of B must be consecutive. */
+enum { FEW = 4 };
+
+static int few_steps(const product *p) {
+    return p->K <= FEW && (!p->tb || (p->K == 1 && p->ldb == 1));
+}
+
+static void few_rows(const product *p, i64 lo, i64 hi) {
+    for (i64 i = lo; i < hi; i++) {
+        real *c = p->c + i * p->ldc;
+        for (i64 k = 0; k < p->K; k++) {
+            const real x = p->ta ? p->a[k * p->lda + i] : p->a[i * p->lda + k];
+            const real *b = p->b + (p->tb ? 0 : k * p->ldb);
+            if (k == 0 && !p->accumulate) {
+#pragma omp simd
+                for (i64 j = 0; j < p->N; j++) c[j] = x * b[j];
+            } else {
+#pragma omp simd
+                for (i64 j = 0; j < p->N; j++) c[j] += x * b[j];
+            }
+        }
+        for (i64 j = 0; p->bias && j < p->N; j++) c[j] += p->bias[j];
+    }
+}
+
+static int outer(const product *p, int threads) {
+    int team = ri_team(threads, p->M * p->N / 8);
+    if (team == 1) {
+        few_rows(p, 0, p->M);
+        return RI_OK;
+    }
+#pragma omp parallel for schedule(static) num_threads(team)
+    for (int rank = 0; rank < team; rank++) {
+        i64 lo, hi;
+        ri_share(p->M, 8, rank, team, &lo, &hi);
+        few_rows(p, lo, hi);
+    }
+    return RI_OK;
+}
+
 static int run(const product *p, int threads) {
     if (p->M <= 0 || p->N <= 0) return RI_OK;
     if (p->K <= 0) {
@@ -712,6 +753,7 @@ static int run(const product *p, int threads) {
         if (!many_short_dots(p)) return thin_product(p, threads);
         return p->M <= THIN ? loops(p, &s, 0, threads) : turned(p, &s, threads);
     }
+    if (few_steps(p)) return outer(p, threads);
     if (better_turned(p)) return turned(p, &s, threads);
     return loops(p, &s, 0, threads);
 }

@@ -95,8 +95,9 @@ int RI(graph_attention)(const i64 *indptr, const i64 *indices, const real *h, co
                         double slope, i64 N, i64 E, i64 K, i64 D, real *y, real *alpha, int threads) {
     if (!structure_ok(indptr, indices, N, E)) return RI_INDEX;
     if (N == 0 || K == 0) return RI_OK;
-    real *s = ri_workspace(RI_WS_OP, sizeof *s * 2 * (size_t)(N * K)), *t = s + N * K;
+    real *s = ri_workspace(RI_WS_OP, sizeof *s * 2 * (size_t)(N * K));
     if (!s) return RI_NOMEM;
+    real *t = s + N * K;
     int team = ri_team(threads, (E + 2 * N) * K * (D / 4 + 4));
     HANDFULS(N, node_scores(h, source, target, lo, hi, K, D, s, t));
     HANDFULS(N, attend(indptr, indices, h, s, t, (real)slope, lo, hi, K, D, y, alpha));

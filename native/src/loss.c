@@ -27,19 +27,19 @@
     } while (0)
 
 /* EXPR for every element i */
-#define ELEMENTS(n, cost, EXPR)                                                                                 \
-    do {                                                                                                        \
-        int team = ri_team(threads, (n) * (cost));                                                              \
-        if (team == 1) {                                                                                        \
-            _Pragma("omp simd") for (i64 i = 0; i < (n); i++) {                                                 \
-                EXPR;                                                                                           \
-            }                                                                                                   \
-        } else {                                                                                                \
-            _Pragma("omp parallel for simd schedule(static) num_threads(team)") for (i64 i = 0; i < (n); i++) { \
-                EXPR;                                                                                           \
-            }                                                                                                   \
-        }                                                                                                       \
-        return RI_OK;                                                                                           \
+#define ELEMENTS(n, cost, EXPR)                                                                                        \
+    do {                                                                                                               \
+        int team = ri_team(threads, (n) * (cost));                                                                     \
+        if (team == 1) {                                                                                               \
+            _Pragma("omp simd") for (i64 i = 0; i < (n); i++) {                                                        \
+                EXPR;                                                                                                  \
+            }                                                                                                          \
+        } else {                                                                                                       \
+            _Pragma("omp parallel for simd schedule(simd : static) num_threads(team)") for (i64 i = 0; i < (n); i++) { \
+                EXPR;                                                                                                  \
+            }                                                                                                          \
+        }                                                                                                              \
+        return RI_OK;                                                                                                  \
     } while (0)
 
 /* sum over [lo, hi) of the scalar expression TERM in i */
@@ -197,7 +197,7 @@ int RI(log_prob_backward)(const real *dlp, const real *logits, const i64 *target
 /* ---------------------------------------------------------------- element by element */
 
 RI_ALWAYS real bce_term(real z, real t) {
-    return (ri_max(z, R(0.0)) - z * t) + ri_log1p(ri_exp(-ri_abs(z)));
+    return (ri_max(z, R(0.0)) - z * t) + ri_log1p(ri_exp_neg(-ri_abs(z)));
 }
 
 static double bce_sum(const real *logits, const real *target, i64 lo, i64 hi) {

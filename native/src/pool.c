@@ -6,7 +6,7 @@
  * the number of threads.
  */
 #include "pool.h"
-#include "vmath.h"
+#include "rows.h"
 
 #include <math.h>
 
@@ -33,6 +33,24 @@ static inline void inside(i64 n0, i64 n1, i64 stride, i64 j, i64 padding, i64 W,
     i64 end = last < 0 ? 0 : last / stride + 1;
     *lo = first > n0 ? (first < n1 ? first : n1) : n0;
     *hi = end < n1 ? end : n1;
+}
+
+/* The ranges of the taps of a row of OW windows: found once for a plane, where the taps are few. */
+enum { RANGES = 16 };
+struct ranges {
+    i64 lo[RANGES], hi[RANGES], OW, stride, padding, W;
+};
+
+static inline void ranges_of(i64 OW, i64 stride, i64 taps, i64 padding, i64 W, struct ranges *r) {
+    r->OW = OW, r->stride = stride, r->padding = padding, r->W = W;
+    for (i64 j = 0; j < taps && j < RANGES; j++) inside(0, OW, stride, j, padding, W, &r->lo[j], &r->hi[j]);
+}
+
+static inline void range_of(const struct ranges *r, i64 j, i64 *lo, i64 *hi) {
+    if (j < RANGES)
+        *lo = r->lo[j], *hi = r->hi[j];
+    else
+        inside(0, r->OW, r->stride, j, r->padding, r->W, lo, hi);
 }
 
 /* b takes the place of a: larger, or the first NaN */
@@ -183,17 +201,14 @@ int RI(max_pool2d)(const real *x, i64 P, i64 H, i64 W, i64 OH, i64 OW, i64 KH, i
     return RI_OK;
 }
 
-static int max_plane_backward(const real *dy, const i64 *index, i64 M, i64 N, real *dx) {
+static int max_plane_backward(const real *dy, const i64 *index, i64 M, i64 N, real *restrict dx) {
     int outside = 0;
+#pragma omp simd reduction(| : outside)
+    for (i64 i = 0; i < M; i++) outside |= (uint64_t)index[i] >= (uint64_t)N;
     for (i64 i = 0; i < N; i++) dx[i] = R(0.0);
-    for (i64 i = 0; i < M; i++) {
-        i64 at = index[i];
-        if (at < 0 || at >= N)
-            outside = 1;
-        else
-            dx[at] += dy[i];
-    }
-    return outside;
+    if (outside) return 1;
+    for (i64 i = 0; i < M; i++) dx[index[i]] += dy[i];
+    return 0;
 }
 
 int RI(max_pool2d_backward)(const real *dy, const i64 *index, i64 P, i64 M, i64 N, real *dx, int threads) {
@@ -212,13 +227,15 @@ int RI(max_pool2d_backward)(const real *dy, const i64 *index, i64 P, i64 M, i64 
 static void avg_plane(const real *x, i64 H, i64 W, i64 OH, i64 OW, i64 KH, i64 KW, i64 SH, i64 SW, i64 PH, i64 PW,
                       real *y) {
     real taps = (real)KH * (real)KW;
+    struct ranges ranges;
+    ranges_of(OW, SW, KW, PW, W, &ranges);
     for (i64 m = 0; m < OH; m++, y += OW) {
         i64 h0 = SH * m - PH, i0 = h0 < 0 ? -h0 : 0, i1 = H - h0 < KH ? H - h0 : KH;
         for (i64 n = 0; n < OW; n++) y[n] = R(0.0);
         for (i64 i = i0; i < i1; i++)
             for (i64 j = 0; j < KW; j++) {
                 i64 lo, hi, base = (h0 + i) * W + j - PW;
-                inside(0, OW, SW, j, PW, W, &lo, &hi);
+                range_of(&ranges, j, &lo, &hi);
                 if (SW == 2) {
 #pragma omp simd
                     for (i64 n = lo; n < hi; n++) y[n] += x[base + 2 * n];
@@ -232,8 +249,34 @@ static void avg_plane(const real *x, i64 H, i64 W, i64 OH, i64 OW, i64 KH, i64 K
     }
 }
 
+/* The common case: windows of 2 x 2 that touch each other. The taps are added in the same order. */
+static void avg_plane_2x2(const real *x, i64 W, i64 OH, i64 OW, real *y) {
+    for (i64 m = 0; m < OH; m++) {
+        const real *a = x + 2 * m * W, *b = a + W;
+#pragma omp simd
+        for (i64 n = 0; n < OW; n++) y[m * OW + n] = (((a[2 * n] + a[2 * n + 1]) + b[2 * n]) + b[2 * n + 1]) * R(0.25);
+    }
+}
+
+static void avg_plane_2x2_backward(const real *dy, i64 H, i64 W, i64 OH, i64 OW, real *dx) {
+    for (i64 m = 0; m < OH; m++) {
+        real *a = dx + 2 * m * W, *b = a + W;
+#pragma omp simd
+        for (i64 n = 0; n < OW; n++) {
+            const real v = dy[m * OW + n] * R(0.25);
+            a[2 * n] = a[2 * n + 1] = b[2 * n] = b[2 * n + 1] = v;
+        }
+        for (i64 w = 2 * OW; w < W; w++) a[w] = b[w] = R(0.0); /* what no window covers */
+    }
+    for (i64 i = 2 * OH * W; i < H * W; i++) dx[i] = R(0.0);
+}
+
 int RI(avg_pool2d)(const real *x, i64 P, i64 H, i64 W, i64 OH, i64 OW, i64 KH, i64 KW, i64 SH, i64 SW, i64 PH, i64 PW,
                    real *y, int threads) {
+    if (KH == 2 && KW == 2 && SH == 2 && SW == 2 && PH == 0 && PW == 0) {
+        PLANES((double)(OH * OW) / 2, avg_plane_2x2(x + plane * H * W, W, OH, OW, y + plane * OH * OW));
+        return RI_OK;
+    }
     PLANES(0.25 * (double)(OH * OW) * (double)KH * (double)KW + 1,
            avg_plane(x + plane * H * W, H, W, OH, OW, KH, KW, SH, SW, PH, PW, y + plane * OH * OW));
     return RI_OK;
@@ -242,13 +285,15 @@ int RI(avg_pool2d)(const real *x, i64 P, i64 H, i64 W, i64 OH, i64 OW, i64 KH, i
 static void avg_plane_backward(const real *dy, i64 H, i64 W, i64 OH, i64 OW, i64 KH, i64 KW, i64 SH, i64 SW, i64 PH,
                                i64 PW, real *dx) {
     real taps = (real)KH * (real)KW;
+    struct ranges ranges;
+    ranges_of(OW, SW, KW, PW, W, &ranges);
     for (i64 i = 0; i < H * W; i++) dx[i] = R(0.0);
     for (i64 m = 0; m < OH; m++, dy += OW) {
         i64 h0 = SH * m - PH, i0 = h0 < 0 ? -h0 : 0, i1 = H - h0 < KH ? H - h0 : KH;
         for (i64 i = i0; i < i1; i++)
             for (i64 j = 0; j < KW; j++) {
                 i64 lo, hi, base = (h0 + i) * W + j - PW;
-                inside(0, OW, SW, j, PW, W, &lo, &hi);
+                range_of(&ranges, j, &lo, &hi);
 #pragma omp simd
                 for (i64 n = lo; n < hi; n++) dx[base + SW * n] += dy[n] / taps;
             }
@@ -257,21 +302,25 @@ static void avg_plane_backward(const real *dy, i64 H, i64 W, i64 OH, i64 OW, i64
 
 int RI(avg_pool2d_backward)(const real *dy, i64 P, i64 H, i64 W, i64 OH, i64 OW, i64 KH, i64 KW, i64 SH, i64 SW, i64 PH,
                             i64 PW, real *dx, int threads) {
+    if (KH == 2 && KW == 2 && SH == 2 && SW == 2 && PH == 0 && PW == 0) {
+        PLANES((double)(H * W) / 4 + 1, avg_plane_2x2_backward(dy + plane * OH * OW, H, W, OH, OW, dx + plane * H * W));
+        return RI_OK;
+    }
     PLANES(0.25 * (double)(OH * OW) * (double)KH * (double)KW + (double)(H * W) / 8 + 1,
            avg_plane_backward(dy + plane * OH * OW, H, W, OH, OW, KH, KW, SH, SW, PH, PW, dx + plane * H * W));
     return RI_OK;
 }
 
-static real mean(const real *x, i64 N) {
-    real sum = R(0.0);
-#pragma omp simd reduction(+ : sum)
-    for (i64 i = 0; i < N; i++) sum += x[i];
-    return sum / (real)N;
+static void means(const real *x, i64 lo, i64 hi, i64 N, real *y) {
+    for (i64 p = lo; p < hi; p++) y[p] = (real)(ri_row_sum(x + p * N, N) / (double)N);
 }
 
 int RI(global_avg_pool2d)(const real *x, i64 P, i64 H, i64 W, real *y, int threads) {
     i64 N = H * W;
-    PLANES((double)N / 8 + 1, y[plane] = mean(x + plane * N, N));
+    const i64 rows = ri_larger(1, 4096 / ri_larger(N, 1)); /* planes handled by one call */
+    const double ns = (double)P * ((double)N / 8 + 1);
+    const int team = ri_team(threads, ns < 1e15 ? (i64)ns : (i64)1e15);
+    RI_FOR(team, k, ri_blocks(P, rows), means(x, k * rows, ri_smaller((k + 1) * rows, P), N, y));
     return RI_OK;
 }
 

@@ -117,16 +117,15 @@ INLINE int near(const real *a, i64 n) {
 }
 
 INLINE real near_sigmoid(real x) {
-    ri_int k;
-    real r = ri_reduce(-x, &k);
-    real e = (R(1.0) + (r + r * r * ri_exp_tail(r))) * ri_pow2(k);
+    real scale;
+    real r = ri_reduce(-x, R(0.0), &scale);
+    real e = (R(1.0) + (r + r * r * ri_exp_tail(r))) * scale;
     return R(1.0) / (R(1.0) + e);
 }
 
 INLINE real near_tanh(real x) {
-    ri_int k;
-    real r = ri_reduce(R(-2.0) * ri_abs(x), &k);
-    real scale = ri_pow2(k);
+    real scale;
+    real r = ri_reduce(R(-2.0) * ri_abs(x), R(0.0), &scale);
     real t = scale * (r + r * r * ri_exp_tail(r)) + (scale - R(1.0));
     return ri_copysign(-t / (t + R(2.0)), x);
 }

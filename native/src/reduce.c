@@ -7,11 +7,13 @@
  * axis is cut into chunks of fixed length, whatever the threads, so the bits do not depend on them.
  */
 #include "reduce.h"
-#include "vmath.h"
+#include "rows.h"
 
 enum {
-    LANES = 32,          /* sums side by side along the last axis */
-    WIDTH = 64,          /* columns at a time along another axis */
+    LANES = 32,          /* maxima side by side along the last axis */
+    WIDTH = 512,         /* columns at a time along another axis: whole pieces of rows, in the order they lie in */
+    MAX_WIDTH = 128,     /* and for maxima */
+    NARROW = 64,         /* columns that short rows are joined to */
     RUN = 128,           /* numbers added one after another in `real` */
     CHUNK = LANES * RUN, /* entries of the axis for one partial sum */
 };
@@ -26,47 +28,52 @@ static i64 least(i64 a, i64 b) {
 
 /* sum of n consecutive numbers, n at most CHUNK */
 NOINLINE double sum_run(const real *x, i64 n) {
-    real s[LANES] = {0};
-    i64 whole = n / LANES * LANES;
-    for (i64 i = 0; i < whole; i += LANES) {
-#pragma omp simd
-        for (i64 q = 0; q < LANES; q++) s[q] += x[i + q];
-    }
-    for (i64 i = whole; i < n; i++) s[i - whole] += x[i];
-    double sum = 0;
-    for (i64 q = 0; q < LANES; q++) sum += s[q];
-    return sum;
+    return ri_row_sum(x, n);
+}
+
+/* y = sums of rows of n, n at most CHUNK */
+NOINLINE void sum_rows_of(const real *x, i64 lo, i64 hi, i64 n, double divisor, real *y) {
+    for (i64 r = lo; r < hi; r++) y[r] = (real)(ri_row_sum(x + r * n, n) / divisor);
 }
 
 /* sum (width, at most WIDTH) = sums of the columns of n rows, `stride` apart */
-static void add_rows(const real *x, i64 n, i64 stride, i64 width, double *sum) {
+static inline __attribute__((always_inline)) void add_rows_of(const real *x, i64 n, i64 stride, i64 width,
+                                                              double *sum) {
     for (i64 q = 0; q < width; q++) sum[q] = 0;
     for (i64 r0 = 0; r0 < n; r0 += RUN) {
-        i64 r1 = least(n, r0 + RUN);
-        real s[WIDTH] = {0};
-        if (width == WIDTH) {
-            for (i64 r = r0; r < r1; r++) {
+        i64 r1 = least(n, r0 + RUN), r = r0;
+        real s[WIDTH];
+        for (i64 q = 0; q < width; q++) s[q] = 0;
+        for (; r + 4 <= r1; r += 4) { /* four rows at a time: a quarter of the traffic of the sums */
+            const real *a = x + r * stride, *b = a + stride, *c = b + stride, *d = c + stride;
 #pragma omp simd
-                for (i64 q = 0; q < WIDTH; q++) s[q] += x[r * stride + q];
-            }
-        } else {
-            for (i64 r = r0; r < r1; r++) {
-#pragma omp simd
-                for (i64 q = 0; q < width; q++) s[q] += x[r * stride + q];
-            }
+            for (i64 q = 0; q < width; q++) s[q] += (a[q] + b[q]) + (c[q] + d[q]);
         }
-        for (i64 q = 0; q < width; q++) sum[q] += s[q];
+        for (; r < r1; r++) {
+            const real *a = x + r * stride;
+#pragma omp simd
+            for (i64 q = 0; q < width; q++) s[q] += a[q];
+        }
+#pragma omp simd
+        for (i64 q = 0; q < width; q++) sum[q] += (double)s[q];
     }
+}
+
+static void add_rows(const real *x, i64 n, i64 stride, i64 width, double *sum) {
+    if (width == NARROW) /* a constant width stays in registers */
+        add_rows_of(x, n, stride, NARROW, sum);
+    else
+        add_rows_of(x, n, stride, width, sum);
 }
 
 /* The same; where rows are short and consecutive, several of them are taken as one long row. */
 NOINLINE void sum_columns(const real *x, i64 n, i64 stride, i64 width, double *sum) {
-    i64 together = stride == width ? WIDTH / width : 1;
+    i64 together = stride == width && width < NARROW ? NARROW / width : 1;
     if (together == 1) {
         add_rows(x, n, stride, width, sum);
         return;
     }
-    double wide[WIDTH], rest[WIDTH];
+    double wide[NARROW], rest[NARROW];
     i64 whole = n / together * together;
     add_rows(x, n / together, together * width, together * width, wide);
     add_rows(x + whole * width, n - whole, width, width, rest);
@@ -106,6 +113,11 @@ static int reduce(const real *x, i64 outer, i64 n, i64 inner, double divisor, re
     }
     i64 chunks = (n + CHUNK - 1) / CHUNK, tasks = outer * chunks * ((inner + WIDTH - 1) / WIDTH);
     int team = ri_team(threads, outer * n * inner / 4);
+    if (chunks == 1 && inner == 1) {
+        const i64 rows = (CHUNK + n - 1) / n;
+        RI_FOR(team, k, ri_blocks(outer, rows), sum_rows_of(x, k * rows, least((k + 1) * rows, outer), n, divisor, y));
+        return RI_OK;
+    }
     if (chunks == 1) {
         if (team == 1) {
             for (i64 k = 0; k < tasks; k++) one_task(x, n, inner, k, divisor, y);
@@ -153,7 +165,7 @@ int RI(sum_rows)(const real *x, i64 N, i64 D, real *y, int threads) {
     return reduce(x, 1, N, D, 1, y, threads);
 }
 
-/* n consecutive numbers in double: LANES sums side by side, then the lanes in order */
+/* n consecutive numbers in double: LANES sums side by side, then these in pairs */
 NOINLINE double total_run(const real *x, i64 n) {
     double s[LANES] = {0};
     i64 whole = n / LANES * LANES;
@@ -162,23 +174,25 @@ NOINLINE double total_run(const real *x, i64 n) {
         for (i64 q = 0; q < LANES; q++) s[q] += (double)x[i + q];
     }
     for (i64 i = whole; i < n; i++) s[i - whole] += (double)x[i];
-    double sum = 0;
-    for (i64 q = 0; q < LANES; q++) sum += s[q];
-    return sum;
+    for (i64 half = LANES / 2; half > 0; half /= 2) {
+        for (i64 q = 0; q < half; q++) s[q] += s[q + half];
+    }
+    return s[0];
 }
 
 int RI(total)(const real *x, i64 n, double *result, int threads) {
-    i64 chunks = (n + CHUNK - 1) / CHUNK;
+    enum { BLOCK = 16384 };
+    i64 blocks = (n + BLOCK - 1) / BLOCK;
     int team = ri_team(threads, n / 4);
     double sum = 0;
     if (team == 1) {
-        for (i64 k = 0; k < chunks; k++) sum += total_run(x + k * CHUNK, least(CHUNK, n - k * CHUNK));
+        for (i64 k = 0; k < blocks; k++) sum += total_run(x + k * BLOCK, least(BLOCK, n - k * BLOCK));
     } else {
-        double *part = ri_workspace(RI_WS_OP, sizeof(double) * (size_t)chunks);
+        double *part = ri_workspace(RI_WS_OP, sizeof(double) * (size_t)blocks);
         if (!part) return RI_NOMEM;
 #pragma omp parallel for schedule(static) num_threads(team)
-        for (i64 k = 0; k < chunks; k++) part[k] = total_run(x + k * CHUNK, least(CHUNK, n - k * CHUNK));
-        for (i64 k = 0; k < chunks; k++) sum += part[k];
+        for (i64 k = 0; k < blocks; k++) part[k] = total_run(x + k * BLOCK, least(BLOCK, n - k * BLOCK));
+        for (i64 k = 0; k < blocks; k++) sum += part[k];
     }
     *result = sum;
     return RI_OK;
@@ -281,8 +295,8 @@ static void max_run(const real *x, i64 n, real *y, i64 *index) {
 }
 
 static void max_columns(const real *x, i64 n, i64 stride, i64 width, real *y, i64 *index) {
-    real best[WIDTH];
-    i64 at[WIDTH];
+    real best[MAX_WIDTH];
+    i64 at[MAX_WIDTH];
     for (i64 q = 0; q < width; q++) best[q] = x[q], at[q] = 0;
     for (i64 k = 1; k < n; k++) {
 #pragma omp simd
@@ -301,13 +315,13 @@ static void max_task(const real *x, i64 n, i64 inner, i64 k, real *y, i64 *index
         max_run(x + k * n, n, y + k, index + k);
         return;
     }
-    i64 tiles = (inner + WIDTH - 1) / WIDTH, o = k / tiles, j = k % tiles * WIDTH;
-    max_columns(x + o * n * inner + j, n, inner, least(WIDTH, inner - j), y + o * inner + j, index + o * inner + j);
+    i64 tiles = (inner + MAX_WIDTH - 1) / MAX_WIDTH, o = k / tiles, j = k % tiles * MAX_WIDTH;
+    max_columns(x + o * n * inner + j, n, inner, least(MAX_WIDTH, inner - j), y + o * inner + j, index + o * inner + j);
 }
 
 int RI(reduce_max)(const real *x, i64 outer, i64 n, i64 inner, real *y, i64 *index, int threads) {
     if (n <= 0) return RI_BADARG;
-    i64 tasks = outer * ((inner + WIDTH - 1) / WIDTH);
+    i64 tasks = outer * ((inner + MAX_WIDTH - 1) / MAX_WIDTH);
     int team = ri_team(threads, outer * n * inner / 2);
     if (team == 1) {
         for (i64 k = 0; k < tasks; k++) max_task(x, n, inner, k, y, index);

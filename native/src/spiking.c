@@ -6,8 +6,12 @@
  * independent: the number of threads changes no bit. The sigmoid and atan surrogates add an exp or a division.
  */
 #include "spiking.h"
+#include "norm.h"
+#include "rows.h"
 #include "parameter.h"
 #include "vmath.h"
+
+#include <math.h>
 
 enum { SUBTRACT, ZERO };
 enum { RECTANGLE, TRIANGLE, SIGMOID, ATAN };
@@ -97,6 +101,17 @@ typedef struct {
     real shape; /* rectangle: width / 2; atan: pi / (2 width) */
 } neuron;
 
+static neuron neuron_of(double leak, double threshold, double gain, int surrogate, double width) {
+    const int is_atan = surrogate == ATAN;
+    return (neuron){
+        .leak = (real)leak,
+        .threshold = (real)threshold,
+        .gain = (real)gain,
+        .alpha = (real)(is_atan ? 0.5 / width : 1 / width),
+        .shape = (real)(is_atan ? 3.14159265358979323846 / (2 * width) : width / 2),
+    };
+}
+
 INLINE real surrogate_slope(int kind, real z, real alpha, real shape) {
     if (kind == RECTANGLE) return ri_abs(z) <= shape ? alpha : R(0.0);
     if (kind == TRIANGLE) return alpha * ri_max(R(1.0) - alpha * ri_abs(z), R(0.0));
@@ -152,14 +167,7 @@ int RI(lif_sequence_backward)(const real *dspikes, const real *dv_last, const re
                               int reset, double gain, int surrogate, double width, int detach_reset, int temporal,
                               i64 B, i64 T, i64 N, real *dx, real *dv0, int threads) {
     if (surrogate < RECTANGLE || surrogate > ATAN) return RI_BADARG;
-    int is_atan = surrogate == ATAN;
-    neuron p = {
-        .leak = (real)leak,
-        .threshold = (real)threshold,
-        .gain = (real)gain,
-        .alpha = (real)(is_atan ? 0.5 / width : 1 / width),
-        .shape = (real)(is_atan ? 3.14159265358979323846 / (2 * width) : width / 2),
-    };
+    const neuron p = neuron_of(leak, threshold, gain, surrogate, width);
     span_backward *alone = alone_spans[surrogate];
     span_backward *linked = temporal ? linked_spans[surrogate][2 * (reset == ZERO) + (detach_reset != 0)] : alone;
     EACH_BLOCK(surrogate == SIGMOID ? 2 : 1, {
@@ -171,6 +179,164 @@ int RI(lif_sequence_backward)(const real *dspikes, const real *dv_last, const re
         }
         if (!temporal || (T == 0 && !dv_last)) fill_zero(n, dv);
     });
+    return RI_OK;
+}
+
+/* ---------------------------------------------------------------- behind batch norm
+ *
+ * Where the positions of a channel are many, a thread takes a channel through everything while it is in its cache:
+ * forward two passes over x for the statistics and one that normalises, integrates and fires; backward one pass for du
+ * and its two sums, and one for dx. Else the kernels of batch norm run on all channels, and the current is written
+ * where u will stand, du where dx will: the loops read an element before they write it.
+ */
+
+enum { SEGMENT = 32 };
+
+static void channel_statistics(const real *x, i64 B, i64 step, i64 S, double eps, real *mean, real *rstd) {
+    const double n = (double)B * (double)S;
+    double sum = 0.0, sum2 = 0.0, part, part2;
+    for (i64 b = 0; b < B; b++) sum += ri_row_sum(x + b * step, S);
+    const real m = (real)(sum / n);
+    sum = 0.0;
+    for (i64 b = 0; b < B; b++) {
+        const real *row = x + b * step;
+        RI_ROW_SUMS(S, part, RI_AT(row) - m, part2, (RI_AT(row) - m) * (RI_AT(row) - m));
+        sum += part;
+        sum2 += part2;
+    }
+    const double shift = sum / n, variance = sum2 / n - shift * shift;
+    *mean = (real)((double)m + shift);
+    *rstd = (real)(1.0 / sqrt((variance < 0.0 ? 0.0 : variance) + eps));
+}
+
+INLINE void norm_lif_span(int reset, int rests, const real *x, const real *v, real mean, real scale, real shift,
+                          real leak, real threshold, i64 n, real *spike, real *v_next, real *u) {
+#pragma omp simd
+    for (i64 i = 0; i < n; i++) {
+        real potential = (x[i] - mean) * scale + shift;
+        if (!rests) potential += leak * v[i];
+        int fires = potential >= threshold;
+        u[i] = potential;
+        spike[i] = fires ? R(1.0) : R(0.0);
+        v_next[i] = fires ? (reset == SUBTRACT ? potential - threshold : R(0.0)) : potential;
+    }
+}
+
+static void norm_lif_channel(const real *x, const real *v, real mean, real scale, real shift, real leak, real threshold,
+                             int reset, i64 B, i64 step, i64 S, real *spike, real *v_next, real *u) {
+#define SPANS_OF(RESET, RESTS)                                                                                  \
+    for (i64 at = 0; at < B * step; at += step)                                                                 \
+    norm_lif_span(RESET, RESTS, x + at, RESTS ? x : v + at, mean, scale, shift, leak, threshold, S, spike + at, \
+                  v_next + at, u + at)
+    if (reset == SUBTRACT && !v)
+        SPANS_OF(SUBTRACT, 1);
+    else if (reset == SUBTRACT)
+        SPANS_OF(SUBTRACT, 0);
+    else if (!v)
+        SPANS_OF(ZERO, 1);
+    else
+        SPANS_OF(ZERO, 0);
+}
+
+int RI(batchnorm_lif_step)(const real *x, const real *v, const real *gain, const real *bias, double leak,
+                           double threshold, int reset, double eps, double momentum, i64 B, i64 C, i64 S, real *spike,
+                           real *v_next, real *u, real *mean, real *rstd, real *running_mean, real *running_variance,
+                           int threads) {
+    int status = RI_OK;
+    if (S < SEGMENT) {
+        status = RI(batchnorm)(x, gain, bias, eps, B, C, S, u, mean, rstd, threads);
+        if (status) return status;
+        if (!v) {
+            fill_zero(B * C * S, v_next);
+            v = v_next;
+        }
+        status = RI(lif_sequence)(u, v, leak, threshold, reset, 1.0, 1, 1, B * C * S, spike, v_next, u, threads);
+    } else {
+        int team = ri_team(threads, 2 * B * C * S);
+        RI_FOR(team, c, C, {
+            const i64 at = c * S, step = C * S;
+            channel_statistics(x + at, B, step, S, eps, mean + c, rstd + c);
+            norm_lif_channel(x + at, v ? v + at : NULL, mean[c], rstd[c] * gain[c], bias[c], (real)leak,
+                             (real)threshold, reset, B, step, S, spike + at, v_next + at, u + at);
+        });
+    }
+    if (running_mean) {
+        const i64 n = B * S;
+        const real e = (real)eps, unbiased = (real)((double)n / (double)(n > 1 ? n - 1 : 1)), m = (real)momentum;
+        for (i64 c = 0; c < C; c++) {
+            real variance = (R(1.0) / (rstd[c] * rstd[c]) - e) * unbiased;
+            running_mean[c] += m * (mean[c] - running_mean[c]);
+            running_variance[c] += m * (variance - running_variance[c]);
+        }
+    }
+    return status;
+}
+
+/* A channel of the backward pass: du (into dx) with its sums, then dx. `carried` is room for S numbers. */
+static void norm_lif_channel_backward(const neuron *p, span_backward *span, const real *dspike, const real *dv_next,
+                                      const real *x, const real *u, real mean, real rstd, real scale, i64 B, i64 step,
+                                      i64 S, real *carried, real *dx, real *dv, real *dgain, real *dbias) {
+    const double n = (double)B * (double)S;
+    double sum = 0.0, inner = 0.0, part, part_inner;
+    for (i64 at = 0; at < B * step; at += step) {
+        real *to = dv ? dv + at : carried;
+        if (dv_next) copy(dv_next + at, S, to);
+        span(p, dspike + at, u + at, S, dx + at, to);
+        const real *du = dx + at, *row = x + at;
+        RI_ROW_SUMS(S, part, RI_AT(du), part_inner, RI_AT(du) * (RI_AT(row) - mean));
+        sum += part;
+        inner += part_inner;
+    }
+    inner *= (double)rstd;
+    *dgain = (real)inner;
+    *dbias = (real)sum;
+    const real mean_du = (real)(sum / n), slope = (real)(inner / n) * rstd;
+    for (i64 at = 0; at < B * step; at += step) {
+        real *to = dx + at;
+        const real *row = x + at;
+#pragma omp simd
+        for (i64 i = 0; i < S; i++) to[i] = scale * (to[i] - mean_du - (row[i] - mean) * slope);
+    }
+}
+
+int RI(batchnorm_lif_step_backward)(const real *dspike, const real *dv_next, const real *x, const real *u,
+                                    const real *gain, const real *mean, const real *rstd, double leak, double threshold,
+                                    int reset, int surrogate, double width, int detach_reset, i64 B, i64 C, i64 S,
+                                    int accumulate, real *dx, real *dv, real *dgain, real *dbias, int threads) {
+    if (surrogate < RECTANGLE || surrogate > ATAN) return RI_BADARG;
+    const int wide = S >= SEGMENT;
+    const i64 size = B * C * S;
+    real *room = ri_workspace(RI_WS_OP2, (size_t)(2 * C + (wide || dv ? 0 : size)) * sizeof(real));
+    if (!room) return RI_NOMEM;
+    real *sums = room, *sums_inner = room + C;
+    if (!wide) {
+        int status = RI(lif_sequence_backward)(dspike, dv_next, u, leak, threshold, reset, 1.0, surrogate, width,
+                                               detach_reset, 1, 1, 1, size, dx, dv ? dv : room + 2 * C, threads);
+        if (status) return status;
+        status = RI(batchnorm_backward)(dx, x, gain, mean, rstd, B, C, S, dx, sums_inner, sums, threads);
+        if (status) return status;
+    } else {
+        const neuron p = neuron_of(leak, threshold, 1.0, surrogate, width);
+        span_backward *span =
+            dv_next ? linked_spans[surrogate][2 * (reset == ZERO) + (detach_reset != 0)] : alone_spans[surrogate];
+        int team = ri_team(threads, 3 * size), failed = 0;
+        RI_FOR(team, c, C, {
+            const i64 at = c * S;
+            real *carried = dv ? NULL : ri_workspace(RI_WS_OP, (size_t)S * sizeof(real));
+            if (!dv && !carried) {
+                _Pragma("omp atomic write") failed = 1;
+            } else {
+                norm_lif_channel_backward(&p, span, dspike + at, dv_next ? dv_next + at : NULL, x + at, u + at, mean[c],
+                                          rstd[c], rstd[c] * gain[c], B, C * S, S, carried, dx + at,
+                                          dv ? dv + at : NULL, sums_inner + c, sums + c);
+            }
+        });
+        if (failed) return RI_NOMEM;
+    }
+    for (i64 c = 0; c < C; c++) {
+        dgain[c] = accumulate ? dgain[c] + sums_inner[c] : sums_inner[c];
+        dbias[c] = accumulate ? dbias[c] + sums[c] : sums[c];
+    }
     return RI_OK;
 }
 

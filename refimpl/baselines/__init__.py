@@ -1,20 +1,38 @@
 """Floor 4: learners that several papers compare with, under the same contract as a method."""
 
 from refimpl.baselines.backprop import BackpropClassifier, BackpropRegressor
+from refimpl.baselines.bptt import BPTTClassifier, bptt_gradient
 from refimpl.baselines.chain import ChainClassifier, UnrolledFlowClassifier
+from refimpl.baselines.feedback import (
+    DirectFeedbackAlignmentClassifier,
+    FeedbackAlignmentClassifier,
+    RandomTargetProjectionClassifier,
+    ShallowClassifier,
+)
 from refimpl.baselines.forward_forward import ForwardForwardClassifier
 from refimpl.baselines.graph import BackpropGNN, BackpropLinks
+from refimpl.baselines.ottt import OTTTClassifier, ottt_gradient
 from refimpl.baselines.physical import PhysicalBackpropClassifier
 from refimpl.baselines.ridge import RidgeClassifier
+from refimpl.baselines.target_propagation import DifferenceTargetPropagationClassifier
 
 __all__ = [
+    "BPTTClassifier",
     "BackpropClassifier",
     "BackpropGNN",
     "BackpropLinks",
     "BackpropRegressor",
     "ChainClassifier",
+    "DifferenceTargetPropagationClassifier",
+    "DirectFeedbackAlignmentClassifier",
+    "FeedbackAlignmentClassifier",
     "ForwardForwardClassifier",
+    "OTTTClassifier",
     "PhysicalBackpropClassifier",
+    "RandomTargetProjectionClassifier",
     "RidgeClassifier",
+    "ShallowClassifier",
     "UnrolledFlowClassifier",
+    "bptt_gradient",
+    "ottt_gradient",
 ]

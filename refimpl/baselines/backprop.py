@@ -34,6 +34,7 @@ class _Backprop(Estimator):
         batch_size: int = 128,
         dtype: str = "float32",
         random_state: Any = None,
+        activation: str = "relu",
     ):
         self.model = model
         self.hidden = hidden
@@ -47,6 +48,7 @@ class _Backprop(Estimator):
         self.batch_size = batch_size
         self.dtype = dtype
         self.random_state = random_state
+        self.activation = activation
 
     def _shape(self) -> tuple[int, ...]:
         """Shape of one input: as given, or `image_shape` for rows of pixels."""
@@ -66,7 +68,7 @@ class _Backprop(Estimator):
         if isinstance(self.model, Layer):
             self._net = self.model
         else:
-            options = {"hidden": self.hidden} if self.model == "mlp" else {}
+            options = {"hidden": self.hidden, "activation": self.activation} if self.model == "mlp" else {}
             self._net = models.build(self.model, shape, d_out, **options)
         rng = generator(self.random_state)
         self._rngs = {"train": rng}
@@ -85,13 +87,19 @@ class _Backprop(Estimator):
         """Mean loss and its gradient with respect to the network's output."""
         raise NotImplementedError
 
+    def _gradients(self, x: np.ndarray, y: np.ndarray, rng: np.random.Generator) -> float:
+        """Mean loss of a mini-batch; adds its gradients into `self._grads`."""
+        params = self._params["net"]
+        out, saved = self._net.forward(params, x, train=True, rng=rng)
+        loss, dout = self._loss(out, y)
+        self._net.backward(params, self._grads, saved, dout, need_dx=False)
+        return loss
+
     def _advance(self, unit: int) -> dict[str, float]:
         params, rng, total = self._params["net"], self._rngs["train"], 0.0
         for rows in batches(len(self._X), self.batch_size, rng):
-            out, saved = self._net.forward(params, self._X[rows], train=True, rng=rng)
-            loss, dout = self._loss(out, self._y[rows])
             self._grads.flat[...] = 0
-            self._net.backward(params, self._grads, saved, dout, need_dx=False)
+            loss = self._gradients(self._X[rows], self._y[rows], rng)
             if self.clip is not None:
                 optim.clip_by_norm(self._grads, self.clip)
             self._optimizer.step(params, self._grads, self._optimizers["net"])
@@ -109,9 +117,10 @@ class _Backprop(Estimator):
 class BackpropClassifier(_Backprop, Classifier):
     """Classification by end-to-end back-propagation of the cross-entropy.
 
-    model: "mlp", "lenet", "vgg", "resnet" or any Layer whose output has one column a class; hidden: widths of the
-    MLP; image_shape: (C, H, W) where X comes as rows of pixels; optimizer: see optim.by_name; schedule: "constant" or
-    "cosine"; clip: largest gradient norm or None. Reproducible for a given random_state, backend and thread count.
+    model: "mlp", "lenet", "vgg", "resnet" or any Layer whose output has one column a class; hidden, activation: widths
+    and activation of the MLP; image_shape: (C, H, W) where X comes as rows of pixels; optimizer: see optim.by_name;
+    schedule: "constant" or "cosine"; clip: largest gradient norm or None. Reproducible for a given random_state,
+    backend and thread count.
     """
 
     def _begin(self, X, y):

@@ -216,6 +216,36 @@ CIFAR_10 = Info(
     contents=_CIFAR_10_CONTENTS + _CIFAR_10_PARTS,
 )
 
+_SHAKESPEARE = "sha256:86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed"
+
+CORIOLANUS = Info(
+    name="coriolanus",
+    title="Shakespeare's Coriolanus, the beginning (embedded)",
+    source="W. Shakespeare: The Tragedy of Coriolanus, about 1608; the first 64,177 bytes of Tiny Shakespeare (below).",
+    licence="public domain",
+    kind="text",
+    format="text",
+    amount="64,177 bytes",
+    embedded=True,
+    contents=(("input.txt", "sha256:c68648c7458a029d36a6155ada1730d5e708520b234e97a1ebb9c79b0c7f101c"),),
+)
+
+TINY_SHAKESPEARE = Info(
+    name="tinyshakespeare",
+    title="Tiny Shakespeare: 40,000 lines of his plays",
+    source="A. Karpathy: char-rnn, 2015, data/tinyshakespeare/input.txt. The text is Shakespeare's.",
+    licence="public domain; the collection MIT",
+    kind="text",
+    format="text",
+    amount="1,115,394 bytes",
+    mirrors=(
+        "https://raw.githubusercontent.com/karpathy/char-rnn/6f9487a6fe5b420b7ca9afb0d7c078e37c1d1b4e"
+        "/data/tinyshakespeare/",
+    ),
+    downloads=(Published("input.txt", 1_115_394, _SHAKESPEARE),),
+    contents=(("input.txt", _SHAKESPEARE),),
+)
+
 KARATE = Info(
     name="karate",
     title="Zachary's karate club: 34 members, who knows whom, and the two clubs they split into (embedded)",
@@ -327,7 +357,45 @@ HILLENBRAND_VOWELS = Info(
     contents=(("vowels.csv", "sha256:3e531be0c4eb9158fbc0d28117b3caba1d0928e185b393cd6ce6bcc75be98ea8"),),
 )
 
-_ALL = (DIGITS, MNIST, FASHION_MNIST, CIFAR_10, KARATE, CORA, CITESEER, SURROGATE_VOWELS, HILLENBRAND_VOWELS)
+N_MNIST = Info(
+    name="n-mnist-small",
+    title="N-MNIST, 1,100 recordings of an event camera (SLAYER's example)",
+    source="G. Orchard, A. Jayawant, G. K. Cohen, N. Thakor: Converting static image datasets to spiking neuromorphic "
+    "datasets using saccades. Frontiers in Neuroscience, 2015. Part in the form of S. B. Shrestha, G. Orchard: SLAYER, "
+    "2018.",
+    licence="CC BY-SA 4.0",
+    n_classes=10,
+    shape=(10, 2, 34, 34),
+    n_train=1000,
+    n_test=100,
+    classes=tuple("0123456789"),
+    kind="sequences",
+    format="event_camera",
+    contents=(("NMNISTsmall.tar", "sha256:2619aba5e1c603d940e5fc477659d5926b45b8bd25ec402d57ad9620a4366bb8"),),
+)
+
+SPOKEN_DIGITS = Info(
+    name="fsdd",
+    title="Free Spoken Digit Dataset, 3,000 recordings of 6 speakers",
+    source="Z. Jackson and others: Free Spoken Digit Dataset, 2018.",
+    licence="CC BY-SA 4.0",
+    n_classes=10,
+    shape=(20, 2, 32),
+    n_train=2700,
+    n_test=300,
+    classes=tuple("0123456789"),
+    kind="sequences",
+    format="spoken_digits",
+    contents=(("recordings.tar", "sha256:c7febd3af82872742076137222b8fd21702406e0be08481dc3b1e10b93d23bd1"),),
+)
+
+_ALL = (
+    *(DIGITS, MNIST, FASHION_MNIST, CIFAR_10),
+    *(KARATE, CORA, CITESEER),
+    *(N_MNIST, SPOKEN_DIGITS),
+    *(CORIOLANUS, TINY_SHAKESPEARE),
+    *(SURROGATE_VOWELS, HILLENBRAND_VOWELS),
+)
 CATALOGUE: dict[str, Info] = {info.name: info for info in _ALL}
 
 

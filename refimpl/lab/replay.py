@@ -248,7 +248,7 @@ class Check:
 
 
 _SURROGATE = "A spike has no derivative: its gradient is a surrogate, which no difference quotient can equal."
-_NO_CHECK = {"lif_step": _SURROGATE, "lif_sequence": _SURROGATE}
+_NO_CHECK = {"lif_step": _SURROGATE, "lif_sequence": _SURROGATE, "batchnorm_lif_step": _SURROGATE}
 
 # Forward operations that return gradients themselves: result -> argument, and the loss from arguments and results.
 _OWN: dict[str, tuple[dict[str, str], Callable[[Mapping[str, Any], tuple[Any, ...]], float]]] = {

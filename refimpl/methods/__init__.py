@@ -8,8 +8,12 @@ from types import ModuleType
 from refimpl.data import names
 
 MODULES = {  # slug -> module
+    "counter_current": "refimpl.methods.local.counter_current",
+    "forward_gnn": "refimpl.methods.graph.forward_gnn",
     "noprop": "refimpl.methods.local.noprop",
     "physical_ff": "refimpl.methods.local.physical_ff",
+    "sltt": "refimpl.methods.spiking.sltt",
+    "streambp": "refimpl.methods.memory.streambp",
 }
 
 

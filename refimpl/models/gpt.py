@@ -113,23 +113,27 @@ class Projection(Layer):
         return found
 
     def forward(self, params, x, train=False, rng=None):
+        shape = x.shape[:-1]
+        x = x.reshape(-1, self.d_in)  # rows: what the operation is quickest with
         y = ops.linear(x, params["weight"], params["bias"] if self.bias else None)
-        if not self.rank:
-            return y, (x, None)
-        h = ops.linear(x, params["a"])
-        more = ops.linear(h, params["b"])
-        ops.axpy(y.reshape(-1), more.reshape(-1), self.scale)
-        return y, (x, h)
+        h = None
+        if self.rank:
+            h = ops.linear(x, params["a"])
+            ops.axpy(y.reshape(-1), ops.linear(h, params["b"]).reshape(-1), self.scale)
+        return y.reshape(*shape, -1), (x, h)
 
     def backward(self, params, grads, saved, dy, need_dx=True):
         x, h = saved
+        shape, dy = dy.shape[:-1], dy.reshape(-1, dy.shape[-1])
         if not self.rank:
             add_to = (grads["weight"], grads["bias"] if self.bias else None)
-            return ops.linear_backward(dy, x, params["weight"], need_dx, add_to)[0]
-        scaled = dy * dy.dtype.type(self.scale)
-        dh = ops.linear_backward(scaled, h, params["b"], True, (grads["b"], None))[0]
-        dx = ops.linear_backward(dh, x, params["a"], need_dx, (grads["a"], None))[0]
-        return _add(ops.linear(dy, params["weight"].T), dx) if need_dx else None
+            dx = ops.linear_backward(dy, x, params["weight"], need_dx, add_to)[0]
+        else:
+            scaled = dy * dy.dtype.type(self.scale)
+            dh = ops.linear_backward(scaled, h, params["b"], True, (grads["b"], None))[0]
+            dx = ops.linear_backward(dh, x, params["a"], need_dx, (grads["a"], None))[0]
+            dx = _add(ops.linear(dy, params["weight"].T), dx) if need_dx else None
+        return dx.reshape(*shape, -1) if need_dx else None
 
     def columns(self, scope: Scope, first: int, last: int) -> Scope:
         """The parameters of the same map to outputs first to last only (copies; A is shared)."""
@@ -263,7 +267,8 @@ class Block(Layer):
                 branch, keep = drop(1, branch)
             z = _add(branch, y)
         else:
-            down = (a, ops.linear(a, params["down.a"]) if self.rank else None)
+            rows = a.reshape(-1, self.hidden)
+            down = (rows, ops.linear(rows, params["down.a"]) if self.rank else None)
             if drop is not None:
                 keep = drop.masks.rows(drop.layer, 1, y, drop.start)
         return z, (norm2, up, g, down, keep)
@@ -307,7 +312,7 @@ class GPT(Layer):
     """Tokens (B, T) to logits (B, T, V).
 
     `positions` is "rotary" or "learned" (a table of `context` rows); `hidden` is 4 d for "gelu" and 8/3 d, rounded up
-    to a multiple of 4, for "swiglu" where it is not given. Initial weights: N(0, 0.02^2), those that write into the
+    to a multiple of 4, for "swiglu" where it is not given. Initial weights: N(0, std^2), those that write into the
     stream smaller by sqrt(2 layers) (Radford et al., 2019). `dropout` is applied to what each half of a layer adds to
     the stream. `rank` > 0 freezes everything but adapters of that rank, times `scale`, on the layers' matrices.
     """
@@ -326,6 +331,7 @@ class GPT(Layer):
     dropout: float = 0.0
     rank: int = 0
     scale: float = 1.0
+    std: float | None = None
 
     def __post_init__(self):
         if not 0 <= self.dropout < 1:
@@ -343,10 +349,18 @@ class GPT(Layer):
     def block(self) -> Block:
         """What each layer is; they differ in their parameters only."""
         hidden = self.hidden or (4 * self.d if self.mlp == "gelu" else 4 * math.ceil(2 * self.d / 3))
-        rotary, std = self.positions == "rotary", 0.02 / math.sqrt(2 * self.layers)
+        first = self.first_std
+        rotary, std = self.positions == "rotary", first / math.sqrt(2 * self.layers)
         kv_heads = self.kv_heads or self.heads
         kind = (rotary, self.norm, self.mlp, self.bias)
-        return Block(self.d, self.heads, kv_heads, hidden, *kind, out_std=std, rank=self.rank, scale=self.scale)
+        return Block(
+            self.d, self.heads, kv_heads, hidden, *kind, std=first, out_std=std, rank=self.rank, scale=self.scale
+        )
+
+    @property
+    def first_std(self) -> float:
+        """Of initial weights: as given, or falling as 1/sqrt(d), so that it is GPT-2's 0.02 at its width of 768."""
+        return 0.02 * math.sqrt(768 / self.d) if self.std is None else self.std
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -355,9 +369,9 @@ class GPT(Layer):
 
     def declare(self):
         trained = self.rank == 0
-        found = {"embed.table": Parameter((self.vocabulary, self.d), init.normal(0.02), trained)}
+        found = {"embed.table": Parameter((self.vocabulary, self.d), init.normal(self.first_std), trained)}
         if self.positions == "learned":
-            found["position.table"] = Parameter((self.context, self.d), init.normal(0.02), trained)
+            found["position.table"] = Parameter((self.context, self.d), init.normal(self.first_std), trained)
         block = self.block.declare()
         for name in self.names:
             found |= {f"{name}.{part}": spec for part, spec in block.items()}
@@ -396,14 +410,14 @@ class GPT(Layer):
 
     # ------------------------------------------------------------ its parts
 
-    def embed(self, params: Params, tokens: np.ndarray, start: int = 0) -> np.ndarray:
+    def embed(self, params: Scope, tokens: np.ndarray, start: int = 0) -> np.ndarray:
         """The stream's first rows (B, T, d), T tokens from position `start` on."""
         x = ops.embedding(tokens, params["embed.table"])
         if self.positions == "learned":
             x += params["position.table"][start : start + tokens.shape[1]]
         return x
 
-    def embed_backward(self, grads: Params, tokens: np.ndarray, dx: np.ndarray) -> None:
+    def embed_backward(self, grads: Scope, tokens: np.ndarray, dx: np.ndarray) -> None:
         if "embed.table" in grads:
             _add(grads["embed.table"], ops.embedding_backward(dx, tokens, self.vocabulary))
         if "position.table" in grads:
@@ -428,16 +442,17 @@ class GPT(Layer):
             dx = self.block.backward(params.scope(name), grads.scope(name), kept.pop(), dx)
         self.embed_backward(grads, tokens, dx)
 
-    def logits(self, params: Params, h: np.ndarray) -> np.ndarray:
+    def logits(self, params: Scope, h: np.ndarray) -> np.ndarray:
         """h E^T for any rows."""
         return ops.linear(h, params["embed.table"].T)
 
-    def logits_backward(self, params: Params, grads: Params, h: np.ndarray, dlogits: np.ndarray) -> np.ndarray:
+    def logits_backward(self, params: Scope, grads: Scope, h: np.ndarray, dlogits: np.ndarray) -> np.ndarray:
         """dh = dlogits E; adds dE = dlogits^T h, the gradient of the linear map with input dlogits and output h."""
         table = params["embed.table"]
+        dh = ops.linear(dlogits, table)
         if "embed.table" in grads:
             ops.linear_backward(h, dlogits, table, False, (grads["embed.table"], None))
-        return ops.linear(dlogits, table)
+        return dh
 
 
 # ---------------------------------------------------------------- next-token prediction

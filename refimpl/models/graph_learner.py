@@ -248,7 +248,8 @@ class NodeLearner(GraphLearner):
 
     def predict(self, X: Any) -> np.ndarray:
         """The class of each node."""
-        return self.classes_[self.predict_proba(X).argmax(axis=1)]
+        best = self.predict_proba(X).argmax(axis=1)
+        return self.classes_[best]
 
     def score(self, X: Any, y: Any) -> float:
         """Accuracy over the nodes with a label (not -1) in y."""

@@ -13,6 +13,7 @@ from refimpl.ops.attention import *  # noqa: F403
 from refimpl.ops.conv import *  # noqa: F403
 from refimpl.ops.denoise import *  # noqa: F403
 from refimpl.ops.embedding import *  # noqa: F403
+from refimpl.ops.events import *  # noqa: F403
 from refimpl.ops.goodness import *  # noqa: F403
 from refimpl.ops.graph import *  # noqa: F403
 from refimpl.ops.heads import *  # noqa: F403

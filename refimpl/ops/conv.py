@@ -1,4 +1,4 @@
-"""Convolutions in one and two dimensions, transposed too, and their gradients. C mirror: native/src/conv.c.
+"""Convolutions in one and two dimensions, transposed too, and their gradients. C mirror: native/src/conv*.c.
 
 All of them are three sums over the taps (i, j) of a kernel. A *picture* x (B, C, H, W) and a *map* y (B, O, OH, OW) are
 tied together by a weight (O, C/groups, KH, KW): position (m, n) of the map and tap (i, j) meet at

@@ -43,8 +43,11 @@ import numpy as np
 
 from refimpl.backends import operation
 from refimpl.ops import _check
+from refimpl.ops.norm import batchnorm, batchnorm_backward
 
 __all__ = [
+    "batchnorm_lif_step",
+    "batchnorm_lif_step_backward",
     "leaky_integrator_sequence",
     "leaky_integrator_sequence_backward",
     "lif_sequence",
@@ -106,6 +109,56 @@ def _check_step_backward(dspike, dv_next, u, leak, threshold, reset, gain, surro
     _check.shape(op, "dspike", dspike, u.shape)
     _check_neuron(op, leak, threshold, reset, gain)
     _check_surrogate(op, surrogate, width)
+
+
+def _check_norm_step(x, v, gain, bias, leak, threshold, reset, eps, running, out):
+    op = "batchnorm_lif_step"
+    if v is None:
+        _check.floats(op, "x gain bias", x, gain, bias)
+    else:
+        _check.floats(op, "x v gain bias", x, v, gain, bias)
+        _check.shape(op, "v", v, x.shape)
+    if x.ndim < 2 or not x.size:
+        raise ValueError(f"{op}: x has shape {x.shape}, expected (B, C, ...) with at least 1 element in a channel")
+    for name, a in (("gain", gain), ("bias", bias)):
+        _check.shape(op, name, a, x.shape[1:2])
+    _check.at_least(op, "eps", eps, 0)
+    _check_neuron(op, leak, threshold, reset, 1.0)
+    if running is not None:
+        if not isinstance(running, tuple) or len(running) != 2:
+            raise TypeError(f"{op}: running is {type(running).__name__}, expected the pair (mean, variance)")
+        for i, a in enumerate(running):
+            _check.writable(op, f"running[{i}]", a, x.shape[1:2], x.dtype)
+    if out is not None:
+        if not isinstance(out, tuple) or len(out) != 3:
+            raise TypeError(f"{op}: out is {type(out).__name__}, expected the triple (spike, v_next, u)")
+        for i, a in enumerate(out):
+            _check.writable(op, f"out[{i}]", a, x.shape, x.dtype)
+
+
+def _check_norm_step_backward(
+    dspike, dv_next, x, u, gain, mean, rstd, leak, threshold, reset, surrogate, width, add_to, out
+):
+    op = "batchnorm_lif_step_backward"
+    _check.floats(op, "dspike x u gain mean rstd", dspike, x, u, gain, mean, rstd)
+    if dv_next is not None:
+        _check.floats(op, "x dv_next", x, dv_next)
+        _check.shape(op, "dv_next", dv_next, x.shape)
+    if x.ndim < 2 or not x.size:
+        raise ValueError(f"{op}: x has shape {x.shape}, expected (B, C, ...) with at least 1 element in a channel")
+    for name, a in (("dspike", dspike), ("u", u)):
+        _check.shape(op, name, a, x.shape)
+    for name, a in (("gain", gain), ("mean", mean), ("rstd", rstd)):
+        _check.shape(op, name, a, x.shape[1:2])
+    _check_neuron(op, leak, threshold, reset, 1.0)
+    _check_surrogate(op, surrogate, width)
+    if add_to is not None:
+        if not isinstance(add_to, tuple) or len(add_to) != 2:
+            raise TypeError(f"{op}: add_to is {type(add_to).__name__}, expected the pair (dgain, dbias)")
+        for i, a in enumerate(add_to):
+            _check.writable(op, f"add_to[{i}]", a, x.shape[1:2], x.dtype)
+    if out is not None:
+        _check.writable(op, "out", out, x.shape, x.dtype)
 
 
 def _check_sequence(op, x, v0, time_axis):
@@ -221,6 +274,83 @@ def lif_step_backward(
     _check_step_backward(dspike, dv_next, u, leak, threshold, reset, gain, surrogate, width)
     du = _fire_backward(dspike, dv_next, u, threshold, reset, surrogate, width, detach_reset)
     return u.dtype.type(gain) * du, u.dtype.type(leak) * du
+
+
+@operation(inplace=("running",))
+def batchnorm_lif_step(
+    x: np.ndarray,
+    v: np.ndarray | None,
+    gain: np.ndarray,
+    bias: np.ndarray,
+    leak: float,
+    threshold: float = 1.0,
+    reset: str = "subtract",
+    eps: float = 1e-5,
+    running: tuple[np.ndarray, np.ndarray] | None = None,
+    momentum: float = 0.1,
+    out: tuple[np.ndarray, np.ndarray, np.ndarray] | None = None,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """I = batchnorm(x), u = leak v + I; then s and v' as in `lif_step`.
+
+    Shapes: x, v (B, C, ...) with at least one element in a channel, v None for neurons at rest (0); gain, bias (C,).
+    Returns s, v', u, and the mean and rstd (C,) of this step. With `running` = (mean, variance), these are moved by
+    `momentum` towards the statistics of this step (the variance towards the unbiased one) in place. `out` names the
+    arrays for s, v' and u (C-contiguous, none of them an input; v' may be v).
+    """
+    _check_norm_step(x, v, gain, bias, leak, threshold, reset, eps, running, out)
+    current, mean, rstd = batchnorm.numpy(x, gain, bias, eps)
+    u = current if v is None else x.dtype.type(leak) * v + current
+    spike, v_next = _fire(u, x.dtype.type(threshold), reset)
+    if running is not None:
+        n, momentum = x.size // x.shape[1], x.dtype.type(momentum)
+        variance = (1 / (rstd * rstd) - x.dtype.type(eps)) * x.dtype.type(n / max(1, n - 1))
+        running[0][...] += momentum * (mean - running[0])
+        running[1][...] += momentum * (variance - running[1])
+    if out is not None:
+        for to, a in zip(out, (spike, v_next, u)):
+            to[...] = a
+        spike, v_next, u = out
+    return spike, v_next, u, mean, rstd
+
+
+@operation(inplace=("add_to",))
+def batchnorm_lif_step_backward(
+    dspike: np.ndarray,
+    dv_next: np.ndarray | None,
+    x: np.ndarray,
+    u: np.ndarray,
+    gain: np.ndarray,
+    mean: np.ndarray,
+    rstd: np.ndarray,
+    leak: float,
+    threshold: float = 1.0,
+    reset: str = "subtract",
+    surrogate: str = "triangle",
+    width: float = 1.0,
+    detach_reset: bool = False,
+    need_dv: bool = True,
+    add_to: tuple[np.ndarray, np.ndarray] | None = None,
+    out: np.ndarray | None = None,
+) -> tuple[np.ndarray, np.ndarray | None, np.ndarray, np.ndarray]:
+    """The step of `lif_step_backward` for u, then that of `batchnorm_backward` for x. Returns dx, dv, dgain, dbias.
+
+    dv_next may be None: no gradient comes from later steps. Without `need_dv` none goes to earlier ones: dv is None.
+    With `add_to` = (dgain, dbias) these are added to in place and returned; `out` (C-contiguous, no input) is for dx.
+    """
+    _check_norm_step_backward(
+        dspike, dv_next, x, u, gain, mean, rstd, leak, threshold, reset, surrogate, width, add_to, out
+    )
+    du = _fire_backward(dspike, dv_next, u, threshold, reset, surrogate, width, detach_reset)
+    dx, dgain, dbias = batchnorm_backward.numpy(du, x, gain, mean, rstd)
+    if add_to is not None:
+        add_to[0][...] += dgain
+        add_to[1][...] += dbias
+        dgain, dbias = add_to
+    if out is not None:
+        out[...] = dx
+        dx = out
+    dv = u.dtype.type(leak) * du if need_dv else None
+    return dx, dv, dgain, dbias
 
 
 @operation

@@ -514,6 +514,51 @@ for _op, _steps in (("lif_step", 0), ("lif_sequence", 8), ("leaky_integrator_seq
         kernels="spiking",
     )
 
+
+def _batchnorm_lif(normal: Normal, n: int) -> dict[str, Any]:
+    x = normal(*_images(n))
+    C = x.shape[1]
+    return {"x": x, "v": normal(*x.shape), "gain": normal(C), "bias": normal(C), "leak": 0.5}
+
+
+def _batchnorm_lif_backward(normal: Normal, n: int) -> dict[str, Any]:
+    args = _batchnorm_lif(normal, n)
+    _, _, u, mean, rstd = _run("batchnorm_lif_step", **args)
+    rest = {"x": args["x"], "u": u, "gain": args["gain"], "mean": mean, "rstd": rstd, "leak": 0.5}
+    return {"dspike": normal(*u.shape), "dv_next": None, **rest, "need_dv": False}
+
+
+tunable("batchnorm_lif_step", "x", _batchnorm_lif, SPIKING, kernels="spiking")
+tunable("batchnorm_lif_step_backward", "dspike", _batchnorm_lif_backward, SPIKING, kernels="spiking")
+
+
+def _sparse(a: np.ndarray) -> np.ndarray:
+    """One entry in six stays."""
+    a.reshape(-1)[np.arange(a.size) % 6 != 0] = 0
+    return a
+
+
+def _events(normal: Normal, n: int, *names: str) -> dict[str, Any]:
+    args = _square(normal, n, *names)
+    return {**args, "x": _sparse(args["x"])}
+
+
+def _event_linear(x: Any, weight: Any, bias: Any = None) -> int:
+    return x.size * weight.shape[1]
+
+
+tunable(
+    "event_linear", "x", lambda normal, n: _events(normal, n, "x", "weight", "bias"), PRODUCTS, _event_linear, "gemm"
+)
+tunable(
+    "event_linear_backward",
+    "dy",
+    lambda normal, n: _events(normal, n, "dy", "x", "weight"),
+    PRODUCTS,
+    _linear_backward,
+    "gemm",
+)
+
 # ---------------------------------------------------------------- graphs: 4 edges a node, 16 features
 
 

@@ -3,6 +3,8 @@
     with style.use():
         figure = style.figure(height=1.5)
 
+    style.apply()        # in a notebook: from here on
+
 Colours are Okabe and Ito's (2008), which people with the common colour blindnesses can tell apart; lines may differ in
 dashes too (`DASHES`), so that a grey print stays readable. Figures have an opaque, slightly warm paper of their own
 with dark ink: they read the same on a dark page and on a light one.
@@ -23,6 +25,7 @@ __all__ = [
     "PAGE_DARK",
     "PALETTE",
     "PAPER",
+    "apply",
     "colour",
     "figure",
     "percent_axis",
@@ -138,6 +141,13 @@ def use() -> Iterator[None]:
 
     with matplotlib.rc_context(_settings()):
         yield
+
+
+def apply() -> None:
+    """matplotlib in our style from here on: for notebooks, where pyplot draws."""
+    import matplotlib
+
+    matplotlib.rcParams.update(_settings())
 
 
 def figure(width: float = 1.0, height: float = 1.0) -> Any:

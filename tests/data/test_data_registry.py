@@ -40,6 +40,7 @@ def batch(n: int, seed: int) -> bytes:
 
 def test_every_name_has_its_facts() -> None:
     assert data.names("images") == ["digits", "mnist", "fashion-mnist", "cifar-10"]
+    assert {"coriolanus", "tinyshakespeare"} <= set(data.names("text")) <= set(data.names())
     for name in data.names():
         info = data.info(name)
         assert info.name == name and info.title and info.source and info.licence and info.what

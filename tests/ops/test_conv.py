@@ -3,6 +3,7 @@ import pytest
 
 import tests.strategies  # noqa: F401
 from refimpl import backend, ops
+from refimpl.backends import native
 from tests.harness import assert_close, call, team, tolerances
 
 BODIES = ["numpy", "native"]
@@ -78,6 +79,24 @@ LARGE = {
     "depthwise": ((3, 40, 33, 35), (80, 1, 5, 5), 1, 2, 1, 40),
     "patches": ((2, 3, 96, 96), (33, 3, 16, 16), 16, 0, 1, 1),
 }
+# The same for Winograd's algorithm: blocks of rows, of parts of a row, of images; more than one part of the channels.
+# And what the other algorithms serve.
+TILED = {
+    "tiles": ((3, 64, 31, 37), (40, 64, 3, 3), 1, 1, 1, 1),
+    "tiles in long rows": ((1, 17, 6, 1200), (33, 17, 3, 3), 1, (0, 2), 1, 1),
+    "tiles of many images": ((40, 130, 4, 4), (270, 130, 3, 3), 1, 1, 1, 1),
+    "tiles of one image": ((1, 70, 9, 9), (40, 70, 3, 3), 1, 1, 1, 1),
+    "tiles, kernel of 5": ((4, 32, 15, 14), (48, 32, 5, 5), 1, 2, 1, 1),
+    "tiles, dilated": ((2, 40, 33, 30), (33, 40, 3, 3), 1, (2, 3), (2, 3), 1),
+    "tiles, much padding": ((2, 33, 10, 12), (20, 33, 3, 3), 1, 4, 1, 1),
+    "planes": ((3, 20, 28, 29), (20, 1, 3, 3), 1, 1, 1, 20),
+    "planes of many rows": ((2, 9, 150, 130), (9, 1, 5, 5), 1, (3, 0), (2, 1), 9),
+    "small planes": ((4, 33, 5, 7), (33, 1, 3, 3), 1, 2, 1, 33),
+    "rows as planes": ((3, 10, 1, 200), (10, 1, 1, 5), 1, (0, 2), (1, 3), 10),
+    "matrix products": ((3, 40, 9, 11), (36, 20, 1, 1), 1, 0, 1, 2),
+    "tiles of one row": ((2, 48, 1, 500), (64, 48, 1, 3), 1, (0, 1), 1, 1),
+}
+LARGE |= TILED
 
 
 @pytest.mark.parametrize("threads", [1, 2, 5])
@@ -112,6 +131,49 @@ def test_any_number_of_threads_gives_the_same_bits(case):
     for other in results[1:]:
         for a, b in zip(results[0], other):
             assert np.array_equal(a, b)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("algorithm", range(6))
+@pytest.mark.parametrize("case", TILED)
+def test_every_algorithm_stays_within_the_bound_with_the_same_bits_on_any_number_of_threads(case, algorithm, dtype):
+    shape, kernel, stride, padding, dilation, groups = TILED[case]
+    rng = np.random.default_rng(6)
+    x, weight = (rng.standard_normal(s).astype(dtype) for s in (shape, kernel))
+    numbers = {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups}
+    forward = {"x": x, "weight": weight, "bias": None, **numbers}
+    y = call("conv2d", "numpy", forward)
+    backward = {"dy": rng.standard_normal(y[0].shape).astype(dtype), "x": x, "weight": weight, **numbers}
+    expected = y + call("conv2d_backward", "numpy", backward)
+    bounds = tolerances("conv2d", forward, y, dtype) + tolerances("conv2d_backward", backward, expected[1:], dtype)
+    suffix = {"float32": "f32", "float64": "f64"}[dtype]
+    names = [f"conv_{name}_{suffix}" for name in ("collect", "spread", "correlate")]
+    results = []
+    try:
+        for name in names:
+            native.set_parameter(name, algorithm)
+        for threads in (1, 2, 7):
+            with team(threads):
+                results.append(call("conv2d", "native", forward) + call("conv2d_backward", "native", backward))
+    finally:
+        for name in names:
+            native.set_parameter(name, None)
+    assert_close("conv2d", results[0], expected, bounds)
+    for other in results[1:]:
+        assert all(np.array_equal(a, b) for a, b in zip(results[0], other))
+
+
+def test_algorithms_differ_where_both_apply():
+    rng = np.random.default_rng(7)
+    x, weight = (rng.standard_normal(s, np.float32) for s in ((2, 32, 12, 12), (32, 32, 3, 3)))
+    results = []
+    try:
+        for algorithm in (1, 2, 3):
+            native.set_parameter("conv_collect_f32", algorithm)
+            results.append(ops.conv2d.bodies["native"](x, weight))
+    finally:
+        native.set_parameter("conv_collect_f32", None)
+    assert not any(np.array_equal(results[i], results[j]) for i, j in ((0, 1), (0, 2), (1, 2)))
 
 
 def _example(name):

@@ -17,6 +17,7 @@ PARAMETERS = native.parameters()
 BUILT_ON = {  # operations whose kernels read the parameters of a family
     "gemm": ("matmul", "matmul_backward", "linear", "linear_backward", "lstm_sequence", "gru_sequence_backward"),
     "attention": ("attention", "attention_backward"),
+    "conv": tuple(n for n in operations() if n.startswith("conv")),
     "recurrent": tuple(n for n in operations() if n.startswith(("rnn_", "gru_", "lstm_"))),
     "spiking": tuple(n for n in operations() if n.startswith(("lif_", "leaky_"))),
 }

@@ -57,3 +57,16 @@ def _(torch, x, v0, leak, time_axis):
         v = leak * v + x_t
         states.append(v)
     return torch.stack(states, time_axis)
+
+
+@peer("batchnorm_lif_step")
+def _(torch, x, v, gain, bias, leak, threshold, reset, eps, running, momentum, surrogate, width, detach_reset):
+    dims = [i for i in range(x.ndim) if i != 1]
+    column = (-1, *(1,) * (x.ndim - 2))
+    mean = x.mean(dims)
+    variance = ((x - mean.view(column)) ** 2).mean(dims)
+    rstd = 1 / (variance + eps).sqrt()
+    current = (x - mean.view(column)) * (rstd * gain).view(column) + bias.view(column)
+    before = torch.zeros_like(x) if v is None else v
+    s, v_next, u = _step(torch, current, before, leak, threshold, reset, 1.0, surrogate, width, detach_reset)
+    return s, v_next, u, mean, rstd

@@ -2,8 +2,9 @@ import numpy as np
 from hypothesis import strategies as st
 
 from refimpl import ops
-from tests.harness import array, bound, generator, gradient, inputs, size
+from tests.harness import BOUNDS, array, bound, generator, gradient, inputs, size
 from tests.running import Running
+from tests.strategies import norm
 
 SURROGATES = ("rectangle", "triangle", "sigmoid", "atan")
 DYADIC_LEAKS = (0.0, 0.25, 0.5, 1.0)
@@ -343,3 +344,150 @@ def _(args, dy):
     v = ops.leaky_integrator_sequence(**args)
     grads = ops.leaky_integrator_sequence_backward(dy, args["leak"], args["time_axis"])
     return v, dict(zip(("x", "v0"), grads))
+
+
+# ---------------------------------------------------------------- behind batch norm
+
+
+def _norm_neuron(draw):
+    neuron = _neuron(draw)
+    del neuron["gain"]
+    return neuron
+
+
+def _norm_data(draw, dtype):
+    """x (B, C, ...) with columns and segments; gain and bias that make some neurons fire."""
+    shape = norm._images(draw)
+    shape = (shape[0], max(shape[1], 1), *shape[2:])
+    x = array(draw, shape, dtype, draw(st.sampled_from([1.0, 1.0, 30.0])))
+    if draw(st.integers(0, 3)) == 0:
+        x += x.dtype.type(draw(st.sampled_from([50.0, -1e4])))
+    C = shape[1]
+    return x, array(draw, (C,), dtype), array(draw, (C,), dtype)
+
+
+@inputs("batchnorm_lif_step")
+def _(draw, dtype):
+    x, gain, bias = _norm_data(draw, dtype)
+    running = None
+    if draw(st.booleans()):
+        running = array(draw, (x.shape[1],), dtype), np.abs(array(draw, (x.shape[1],), dtype))
+    v = array(draw, x.shape, dtype) if draw(st.booleans()) else None
+    rest = {"eps": draw(st.sampled_from(norm.EPS)), "running": running, "momentum": draw(st.sampled_from([0.1, 0.5]))}
+    return {"x": x, "v": v, "gain": gain, "bias": bias} | _norm_neuron(draw) | rest
+
+
+@inputs("batchnorm_lif_step_backward")
+def _(draw, dtype):
+    x, gain, _ = _norm_data(draw, dtype)
+    _, mean, rstd = ops.batchnorm.numpy(x, None, None)
+    dv_next = array(draw, x.shape, dtype) if draw(st.booleans()) else None
+    add_to = (array(draw, gain.shape, dtype), array(draw, gain.shape, dtype)) if draw(st.booleans()) else None
+    arrays = {"dspike": array(draw, x.shape, dtype), "dv_next": dv_next, "x": x, "u": _signal(draw, x.shape, dtype, ())}
+    arrays |= {"gain": gain, "mean": mean, "rstd": rstd}
+    return arrays | _norm_neuron(draw) | _options(draw) | {"need_dv": draw(st.booleans()), "add_to": add_to}
+
+
+@bound("batchnorm_lif_step")
+def _(args, outs, eps):
+    """u: the current's error, leak v rounded, their sum. A potential closer to the threshold than two bodies may differ
+    fires in one and not in the other; elsewhere spikes are the same and v' has the error of u and one rounding more.
+
+    The running mean moves by m (mean - old): the statistic's error, and four roundings. The variance is 1/rstd² - eps,
+    with twice the relative error of rstd and three roundings.
+    """
+    x, (_, _, u, mean, rstd) = args["x"], outs[:5]
+    norm_args = {k: args[k] for k in ("x", "gain", "bias", "eps")}
+    e_current, e_mean, e_rstd = BOUNDS["batchnorm"](norm_args, None, eps)
+    carried = 0 if args["v"] is None else np.abs(args["leak"] * args["v"])
+    e_u = e_current + 3 * eps * (carried + np.abs(u))
+    threshold = args["threshold"]
+    unsure = np.abs(u - threshold) <= 4 * e_u if np.isfinite(threshold) else np.zeros(u.shape, bool)
+    jump = np.abs(u) if args["reset"] == "zero" else threshold
+    e_v = e_u + eps * np.abs(u) + (0 if args["reset"] == "zero" else np.where(u >= threshold, eps * threshold, 0))
+    tolerances = (np.where(unsure, 1.0, 0.0), np.where(unsure, jump + 2 * e_v, e_v), e_u, e_mean, e_rstd)
+    if args["running"] is None:
+        return tolerances
+    m, n = args["momentum"], x.size // x.shape[1]
+    inverse = 1 / rstd.astype(np.float64) ** 2
+    unbiased = n / max(1, n - 1)
+    e_variance = unbiased * inverse * (2 * e_rstd / rstd + 6 * eps)
+    old_mean, old_variance = map(np.abs, args["running"])
+    moved = (
+        m * e_mean + 4 * eps * (old_mean + np.abs(mean)),
+        m * e_variance + 4 * eps * (old_variance + unbiased * inverse),
+    )
+    return *tolerances, *moved
+
+
+@bound("batchnorm_lif_step_backward")
+def _(args, outs, eps):
+    """du by running error analysis; what its error makes of dx, dgain and dbias, which are linear in it, and the errors
+    of these sums themselves."""
+    exact, x, u = Running.of(eps), args["x"], args["u"]
+    dv = None if args["dv_next"] is None else exact(args["dv_next"])
+    du = _fire_backward(args, args["dspike"], dv, u, eps)
+    value, error = np.abs(du.v) + du.e, du.e
+    axes, n = tuple(i for i in range(x.ndim) if i != 1), x.size // x.shape[1]
+    column = (-1, *(1,) * (x.ndim - 2))
+    mean, rstd, gain = (args[k].astype(np.float64).reshape(column) for k in ("mean", "rstd", "gain"))
+    d = x - mean
+    xhat, g_error = np.abs(d) * rstd, error * np.abs(gain)
+    spread = g_error + g_error.mean(axis=axes, keepdims=True)
+    spread = rstd * (spread + xhat * (g_error * xhat).mean(axis=axes, keepdims=True))
+    dx = norm._backward_bound(value, d, rstd, gain, axes, n, eps) + 2 * spread
+    dgain, dbias = norm._vector_bounds(value, xhat, axes, n, eps)
+    dgain, dbias = dgain + 2 * (error * xhat).sum(axis=axes), dbias + 2 * error.sum(axis=axes)
+    sums = [dgain, dbias]
+    if args["add_to"] is not None:
+        sums = [s + eps * (np.abs(old) + np.abs(new)) for s, old, new in zip(sums, args["add_to"], outs[-2:])] * 2
+    dv = ((exact(u.dtype.type(args["leak"])) * du).e,) if args["need_dv"] else ()
+    return dx, *dv, *sums
+
+
+def _smooth_norm(args, surrogate, width, detach_reset):
+    """No potential within reach of a kink, a variance that a step of 1e-5 hardly changes, modest numbers."""
+    if not _finite_threshold(args) or not norm._varied(norm._channel_rows)(args) or width < 0.5:
+        return False
+    call = {k: v for k, v in args.items() if k not in ("running", "momentum")}
+    u, rstd = ops.batchnorm_lif_step.numpy(**call)[2], ops.batchnorm_lif_step.numpy(**call)[4]
+    most = max(1.0, np.abs(args["x"]).max(), 0 if args["v"] is None else np.abs(args["v"]).max())
+    reach = 2e-5 * most * (1 + 2 * np.abs(args["gain"]).max() * rstd.max() * most)
+    kinks = {"rectangle": (-width / 2, width / 2), "triangle": (-width, 0, width)}.get(surrogate, ())
+    clear = all((np.abs(u - args["threshold"] - k) > reach).all() for k in kinks)
+    return clear and np.abs(u).max() < 20 and most < 20
+
+
+def _norm_twin(args, surrogate, width, detach_reset):
+    """As lif_twin, of one step, with the current from batch norm."""
+    call = {k: v for k, v in args.items() if k not in ("running", "momentum")}
+    s_star, _, u_star, _, _ = ops.batchnorm_lif_step.numpy(**call)
+
+    def twin():
+        current, mean, rstd = ops.batchnorm.numpy(args["x"], args["gain"], args["bias"], args["eps"])
+        u = current if args["v"] is None else args["leak"] * args["v"] + current
+        threshold = args["threshold"]
+        s = s_star + primitive(u - threshold, surrogate, width) - primitive(u_star - threshold, surrogate, width)
+        resetting = s_star if detach_reset else s
+        v = (1 - resetting) * u if args["reset"] == "zero" else u - threshold * resetting
+        return s, v, u, mean, rstd
+
+    return twin
+
+
+@gradient(
+    "batchnorm_lif_step",
+    wrt=("x", "v", "gain", "bias"),
+    outputs=2,
+    options=_options,
+    smooth=_smooth_norm,
+    twin=_norm_twin,
+)
+def _(args, dy, **options):
+    call = {k: v for k, v in args.items() if k != "running"}
+    outs = ops.batchnorm_lif_step(**call)
+    neuron = [args[k] for k in ("leak", "threshold", "reset")]
+    saved = args["x"], outs[2], args["gain"], outs[3], outs[4]
+    dx, dv, dgain, dbias = ops.batchnorm_lif_step_backward(*dy, *saved, *neuron, **options)
+    grads = {"x": dx, "v": dv, "gain": dgain, "bias": dbias}
+    return outs, {k: d for k, d in grads.items() if args[k] is not None}

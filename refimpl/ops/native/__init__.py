@@ -12,6 +12,7 @@ if native.lib is not None:
         conv,  # noqa: F401
         denoise,  # noqa: F401
         embedding,  # noqa: F401
+        events,  # noqa: F401
         goodness,  # noqa: F401
         graph,  # noqa: F401
         heads,  # noqa: F401

@@ -16,6 +16,8 @@ from refimpl.ops.spiking import (
     _check_integrator_backward,
     _check_leak,
     _check_neuron,
+    _check_norm_step,
+    _check_norm_step_backward,
     _check_sequence,
     _check_sequence_backward,
     _check_step,
@@ -64,6 +66,88 @@ def lif_step_backward(
     arrays = (p(dspike), NULL if given is None else p(given), p(u))
     check(_lif_backward[u.dtype](*arrays, *numbers, 1, 1, 1, u.size, p(dx), p(dv), threads()), "lif_step_backward")
     return dx, dv
+
+
+_norm_step, _norm_step_backward = kernel("batchnorm_lif_step"), kernel("batchnorm_lif_step_backward")
+
+
+def _channels(x):
+    """B, C, positions"""
+    shape = x.shape
+    return shape[0], shape[1], math.prod(shape[2:])
+
+
+@ops.batchnorm_lif_step.mirror("native")
+def batchnorm_lif_step(
+    x, v, gain, bias, leak, threshold=1.0, reset="subtract", eps=1e-5, running=None, momentum=0.1, out=None
+):
+    _check_norm_step(x, v, gain, bias, leak, threshold, reset, eps, running, out)
+    x, gain, bias, dtype = contiguous(x), contiguous(gain), contiguous(bias), x.dtype
+    spike, v_next, u = _aligned(out) or (np.empty(x.shape, dtype), np.empty(x.shape, dtype), np.empty(x.shape, dtype))
+    mean, rstd = np.empty(x.shape[1], dtype), np.empty(x.shape[1], dtype)
+    moved = _aligned(running)
+    before = NULL if v is None else p(contiguous(v))
+    outs = p(spike), p(v_next), p(u), p(mean), p(rstd), *((NULL, NULL) if moved is None else map(p, moved))
+    numbers = leak, threshold, _RESETS.index(reset), eps, momentum, *_channels(x)
+    check(_norm_step[dtype](p(x), before, p(gain), p(bias), *numbers, *outs, threads()), "batchnorm_lif_step")
+    _give_back(running, moved)
+    if out is not None:
+        _give_back(out, (spike, v_next, u))
+        spike, v_next, u = out
+    return spike, v_next, u, mean, rstd
+
+
+def _aligned(arrays):
+    """Arrays to write, misaligned ones as copies."""
+    return arrays if arrays is None else tuple(map(contiguous, arrays))
+
+
+def _give_back(given, used):
+    """Arrays that were misaligned, and so copied, get what was written."""
+    for mine, made in zip(given or (), used or ()):
+        if mine is not made:
+            mine[...] = made
+
+
+@ops.batchnorm_lif_step_backward.mirror("native")
+def batchnorm_lif_step_backward(
+    dspike,
+    dv_next,
+    x,
+    u,
+    gain,
+    mean,
+    rstd,
+    leak,
+    threshold=1.0,
+    reset="subtract",
+    surrogate="triangle",
+    width=1.0,
+    detach_reset=False,
+    need_dv=True,
+    add_to=None,
+    out=None,
+):
+    _check_norm_step_backward(
+        dspike, dv_next, x, u, gain, mean, rstd, leak, threshold, reset, surrogate, width, add_to, out
+    )
+    arrays = [contiguous(a) for a in (dspike, x, u, gain, mean, rstd)]
+    given = dv_next if dv_next is None else contiguous(dv_next)
+    x, dtype = arrays[1], x.dtype
+    dx = np.empty(x.shape, dtype) if out is None else contiguous(out)
+    dv = np.empty(x.shape, dtype) if need_dv else None
+    into = _aligned(add_to)
+    dgain, dbias = into or (np.empty(x.shape[1], dtype), np.empty(x.shape[1], dtype))
+    pointers = p(arrays[0]), NULL if given is None else p(given), *map(p, arrays[1:])
+    numbers = leak, threshold, _RESETS.index(reset), _SURROGATES.index(surrogate), width, bool(detach_reset)
+    outs = into is not None, p(dx), NULL if dv is None else p(dv), p(dgain), p(dbias)
+    status = _norm_step_backward[dtype](*pointers, *numbers, *_channels(x), *outs, threads())
+    check(status, "batchnorm_lif_step_backward")
+    _give_back(add_to, into)
+    if out is not None:
+        _give_back((out,), (dx,))
+        dx = out
+    return dx, dv, *(add_to or (dgain, dbias))
 
 
 @ops.lif_sequence.mirror("native")

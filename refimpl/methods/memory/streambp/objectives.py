@@ -83,9 +83,16 @@ class SFT(Objective):
     def total(self) -> float:
         return float(self.mask.sum()) if self.normaliser is None else float(self.normaliser)
 
+    @functools.cached_property
+    def _shares(self) -> dict[np.dtype, np.ndarray]:
+        return {}
+
     def part(self, lp, s, e):
-        m = self.mask[:, s:e].astype(lp.dtype, copy=False)
-        return -float((m * lp).sum()) / self.total, m * lp.dtype.type(-1 / self.total)
+        share = self._shares.get(lp.dtype)
+        if share is None:
+            share = self._shares[lp.dtype] = (self.mask / -self.total).astype(lp.dtype)
+        dlp = share[:, s:e]  # dL/dlp_t = -m_t / N
+        return float((dlp * lp).sum()), dlp
 
 
 @dataclass(frozen=True, eq=False)

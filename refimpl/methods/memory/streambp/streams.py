@@ -10,18 +10,20 @@ reads the rows up to its own only: of these it needs the keys and values, which 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
 from refimpl import ops
 from refimpl.methods.memory.streambp.objectives import DPO, Objective
 from refimpl.models.gpt import GPT, Block, Drop
-from refimpl.nn import Params, Scope
+from refimpl.nn import Scope
 
-__all__ = ["Chunks", "chunks", "head", "linear_pair", "log_probs", "stream_backward", "stream_forward"]
+__all__ = ["Chunks", "chunks", "head", "linear_pair", "log_probs", "stream_backward", "stream_forward", "stream_steps"]
 
 Chunks = int | Sequence[int]
+FEW = 512  # rows that are projected in one go, however short the chunks are: calls cost too
 
 
 def chunks(T: int, length: Chunks) -> list[tuple[int, int]]:
@@ -59,7 +61,7 @@ def _rows(a: np.ndarray, s: int, e: int) -> np.ndarray:
     return np.ascontiguousarray(a[:, s:e])
 
 
-def _logits(model: GPT, params: Params, x: np.ndarray, s: int, e: int, temperature: float):
+def _logits(model: GPT, params: Scope, x: np.ndarray, s: int, e: int, temperature: float):
     """Logits of rows [s, e) of the last layer's output, for each row of the batch; and what the way back needs."""
     h, norm = model.block.normalise.forward(params.scope("norm"), _rows(x, s, e))
     h = h.reshape(-1, model.d)
@@ -69,7 +71,7 @@ def _logits(model: GPT, params: Params, x: np.ndarray, s: int, e: int, temperatu
 
 
 def log_probs(
-    model: GPT, params: Params, x: np.ndarray, target: np.ndarray, length: Chunks, temperature: float = 1.0
+    model: GPT, params: Scope, x: np.ndarray, target: np.ndarray, length: Chunks, temperature: float = 1.0
 ) -> np.ndarray:
     """lp (B, T) from the last layer's output x (B, T, d), without gradient."""
     lp = np.empty(target.shape, x.dtype)
@@ -81,8 +83,8 @@ def log_probs(
 
 def head(
     model: GPT,
-    params: Params,
-    grads: Params,
+    params: Scope,
+    grads: Scope,
     x: np.ndarray,
     objective: Objective,
     length: Chunks,
@@ -126,13 +128,15 @@ def _back(model, params, grads, x, s, e, saved, dlp, temperature) -> None:
 def _head_one_pass(model, params, grads, x, objective: DPO, length: Chunks) -> float:
     """The gradients of the table and the norm mix what they add up, so each pair has its own sum, scaled by its κ."""
     P, T = objective.pairs, x.shape[1]
-    own = grads.zeros_like()
+    names = [name for name in grads if name.split(".")[0] in ("embed", "norm")]
+    own = Scope({name: np.zeros_like(grads[name]) for name in names})
     signs, c = objective.signs().astype(x.dtype), np.zeros(P)
     loss = 0.0
     for b in range(P):
         pair = [b, P + b]
         xb = x[pair]
-        own.flat[...] = 0
+        for name in names:
+            own[name][...] = 0
         for s, e in chunks(T, length):
             z, h, norm = _logits(model, params, xb, s, e, 1.0)
             y = objective.target[pair, s:e].reshape(-1)
@@ -141,7 +145,8 @@ def _head_one_pass(model, params, grads, x, objective: DPO, length: Chunks) -> f
             c[b] += np.where(d != 0, d * (lp.reshape(2, -1) - objective.reference[pair, s:e]), 0).sum()
             _back(model, params, own, xb, s, e, (z, y, lse, h, norm), d, 1.0)
         kappa = objective.kappa(c)[1][b]
-        ops.axpy(grads.flat, own.flat, float(kappa))
+        for name in names:
+            ops.axpy(grads[name].reshape(-1), own[name].reshape(-1), float(kappa))
         x[pair] = xb * x.dtype.type(kappa)
     loss, _ = objective.kappa(c)
     return loss
@@ -151,31 +156,42 @@ def _head_one_pass(model, params, grads, x, objective: DPO, length: Chunks) -> f
 
 
 class _Layer:
-    """One layer with its parameters; queries and keys are projected apart, because they are needed at other times."""
+    """One layer with its parameters. On the way back queries and keys are projected apart: all keys first."""
 
     def __init__(self, block: Block, params: Scope, padding: np.ndarray | None, drop: Drop | None):
         self.block, self.params, self.padding, self.drop = block, params, padding, drop
         self.middle, self.end = block.heads * block.width, (block.heads + 2 * block.kv_heads) * block.width
-        self.q_params = block.qkv.columns(params.scope("qkv"), 0, self.middle)
-        self.kv_params = block.qkv.columns(params.scope("qkv"), self.middle, self.end)
+
+    @functools.cached_property
+    def q_params(self) -> Scope:
+        return self.block.qkv.columns(self.params.scope("qkv"), 0, self.middle)
+
+    @functools.cached_property
+    def kv_params(self) -> Scope:
+        return self.block.qkv.columns(self.params.scope("qkv"), self.middle, self.end)
 
     def keys_values(self, x: np.ndarray, k: np.ndarray, v: np.ndarray, length: Chunks) -> None:
-        """k, v (B, G, T, E) of all rows: all that later rows need to know of a row."""
-        for s, e in chunks(x.shape[1], length):
+        """k, v (B, G, T, E) of all rows: all that later rows need to know of a row. Any partition will do."""
+        for s, e in chunks(x.shape[1], max(length, FEW // len(x)) if isinstance(length, int) else length):
             u, _ = self.block.normalise.forward(self.params.scope("norm1"), _rows(x, s, e))
             joint, _ = self.block.qkv.forward(self.kv_params, u)
             _, k[:, :, s:e], v[:, :, s:e] = self.block.split(joint, 0, self.block.kv_heads, s)
 
-    def rows(self, x: np.ndarray, s: int, e: int, k: np.ndarray, v: np.ndarray, need_z: bool):
-        """Rows [s, e) of the output, from the same rows of x and the keys up to e; and what the way back needs."""
+    def attend(self, xi: np.ndarray, q: np.ndarray, s: int, e: int, k: np.ndarray, v: np.ndarray, need_z: bool):
+        """Rows [s, e) of the output, from the same rows xi of x, their queries, and the keys up to e."""
+        drop = None if self.drop is None else Drop(self.drop.masks, self.drop.layer, s)
+        y, attention = self.block.attend(self.params, xi, q, k[:, :, :e], v[:, :, :e], self._padding(e), drop)
+        z, mlp = self.block.mlp_half(self.params, y, drop, need_z)
+        return z, (attention, mlp, drop)
+
+    def rows(self, x: np.ndarray, s: int, e: int, k: np.ndarray, v: np.ndarray):
+        """What the way back needs of rows [s, e): everything but the output itself is computed again."""
         xi = _rows(x, s, e)
         u, norm1 = self.block.normalise.forward(self.params.scope("norm1"), xi)
         joint, qkv = self.block.qkv.forward(self.q_params, u)
         q, _, _ = self.block.split(joint, self.block.heads, 0, s)
-        drop = None if self.drop is None else Drop(self.drop.masks, self.drop.layer, s)
-        y, attention = self.block.attend(self.params, xi, q, k[:, :, :e], v[:, :, :e], self._padding(e), drop)
-        z, mlp = self.block.mlp_half(self.params, y, drop, need_z)
-        return z, (norm1, qkv, attention, mlp, drop)
+        _, saved = self.attend(xi, q, s, e, k, v, need_z=False)
+        return norm1, qkv, *saved
 
     def rows_backward(self, grads: Scope, saved, dz: np.ndarray, k, v, dk, dv, e: int):
         """dy, which reaches x's rows directly, and dq; adds to dk and dv of the rows up to e."""
@@ -206,10 +222,13 @@ def stream_forward(
     """z, chunk by chunk, as a prompt is read."""
     layer, T = _Layer(block, params, padding, drop), x.shape[1]
     k, v = layer.empty(x, T)
-    layer.keys_values(x, k, v, length)
     z = np.empty_like(x)
-    for s, e in chunks(T, length):
-        z[:, s:e] = layer.rows(x, s, e, k, v, need_z=True)[0]
+    for s, e in chunks(T, length):  # the keys that a chunk needs are there when its turn comes
+        xi = _rows(x, s, e)
+        u, _ = block.normalise.forward(params.scope("norm1"), xi)
+        joint, _ = block.qkv.forward(params.scope("qkv"), u)
+        q, k[:, :, s:e], v[:, :, s:e] = block.split(joint, block.heads, block.kv_heads, s)
+        z[:, s:e] = layer.attend(xi, q, s, e, k, v, need_z=True)[0]
     return z
 
 
@@ -233,33 +252,52 @@ def stream_backward(
     (order "forward") keys and values of all earlier rows are computed again for every chunk, as in the paper's
     released code: the same gradient, slower.
     """
+    for _ in stream_steps(block, params, grads, x, dz, length, padding, drop, order, keep_keys):
+        pass
+    return dz
+
+
+def stream_steps(
+    block: Block,
+    params: Scope,
+    grads: Scope,
+    x: np.ndarray,
+    dz: np.ndarray,
+    length: Chunks,
+    padding: np.ndarray | None = None,
+    drop: Drop | None = None,
+    order: str = "reverse",
+    keep_keys: bool = True,
+) -> Iterator[tuple[int, int]]:
+    """`stream_backward` as a generator of the chunks, each after it has been worked through; dz holds dx at the end."""
     if order not in ("forward", "reverse"):
         raise ValueError(f"stream_backward: order is {order!r}, expected 'forward' or 'reverse'")
     if not keep_keys and order == "reverse":
         raise ValueError("stream_backward: keys that are computed again for every chunk need order='forward'")
     layer = _Layer(block, params, padding, drop)
     if order == "reverse":
-        return _backward_from_the_end(layer, grads, x, dz, length)
-    return _backward_in_order(layer, grads, x, dz, length, keep_keys)
+        yield from _from_the_end(layer, grads, x, dz, length)
+    else:
+        yield from _in_order(layer, grads, x, dz, length, keep_keys)
 
 
-def _backward_from_the_end(layer: _Layer, grads: Scope, x, dz, length: Chunks) -> np.ndarray:
+def _from_the_end(layer: _Layer, grads: Scope, x, dz, length: Chunks) -> Iterator[tuple[int, int]]:
     block, params, T = layer.block, layer.params, x.shape[1]
     k, v = layer.empty(x, T)
     layer.keys_values(x, k, v, length)
     dk, dv = layer.empty(x, T, zero=True)
     for s, e in reversed(chunks(T, length)):
-        _, saved = layer.rows(x, s, e, k, v, need_z=False)
+        saved = layer.rows(x, s, e, k, v)
         dy, dq = layer.rows_backward(grads, saved, _rows(dz, s, e), k, v, dk, dv, e)
         djoint = block.unsplit(dq, dk[:, :, s:e], dv[:, :, s:e], s)
         norm1, qkv = saved[:2]
         du = block.qkv.backward(params.scope("qkv"), grads.scope("qkv"), qkv, djoint)
-        dy += block.normalise_backward(params.scope("norm1"), grads.scope("norm1"), norm1, du)
-        dz[:, s:e] = dy
-    return dz
+        du = block.normalise_backward(params.scope("norm1"), grads.scope("norm1"), norm1, du)
+        np.add(dy, du, out=dz[:, s:e])
+        yield s, e
 
 
-def _backward_in_order(layer: _Layer, grads: Scope, x, dz, length: Chunks, keep_keys: bool) -> np.ndarray:
+def _in_order(layer: _Layer, grads: Scope, x, dz, length: Chunks, keep_keys: bool) -> Iterator[tuple[int, int]]:
     block, params, T = layer.block, layer.params, x.shape[1]
     names = [name for name in params.scope("qkv") if name in grads.scope("qkv")]
     dq_params, dkv_params = (
@@ -274,6 +312,7 @@ def _backward_in_order(layer: _Layer, grads: Scope, x, dz, length: Chunks, keep_
     def keys_backward(e: int) -> None:
         """Step 3, for the rows up to e: through the projection of keys and values."""
         u, _ = block.normalise.forward(params.scope("norm1"), _rows(x, 0, e))
+        u = u.reshape(-1, block.d)
         h = ops.linear(u, layer.kv_params["a"]) if block.rank else None
         none = np.empty((len(x), 0, e, block.width), x.dtype)
         djoint = block.unsplit(none, dk, dv)
@@ -284,17 +323,17 @@ def _backward_in_order(layer: _Layer, grads: Scope, x, dz, length: Chunks, keep_
             k, v = layer.empty(x, e)
             layer.keys_values(x[:, :e], k, v, e)
             dk, dv = layer.empty(x, e, zero=True)
-        _, saved = layer.rows(x, s, e, k, v, need_z=False)
+        saved = layer.rows(x, s, e, k, v)
         dy, dq = layer.rows_backward(grads, saved, _rows(dz, s, e), k, v, dk, dv, e)
         none = np.empty((len(x), 0, e - s, block.width), x.dtype)
         du[:, s:e] += block.qkv.backward(layer.q_params, dq_params, saved[1], block.unsplit(dq, none, none, s))
         dz[:, s:e] = dy
         if not keep_keys:
             keys_backward(e)
+        yield s, e
     if keep_keys:
         keys_backward(T)
     block.qkv.add_columns(grads.scope("qkv"), dq_params, 0)
     block.qkv.add_columns(grads.scope("qkv"), dkv_params, layer.middle)
     _, norm1 = block.normalise.forward(params.scope("norm1"), x)
     dz += block.normalise_backward(params.scope("norm1"), grads.scope("norm1"), norm1, du)
-    return dz

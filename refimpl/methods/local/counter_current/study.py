@@ -1,0 +1,205 @@
+"""What `refimpl run counter_current` and `refimpl bench counter_current` do: the experiment with its figure, and the
+race."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from refimpl.baselines import (
+    BackpropClassifier,
+    DifferenceTargetPropagationClassifier,
+    DirectFeedbackAlignmentClassifier,
+    FeedbackAlignmentClassifier,
+    RandomTargetProjectionClassifier,
+    ShallowClassifier,
+)
+from refimpl.data import Dataset
+from refimpl.methods.local.counter_current.learner import VARIANTS, CounterCurrent
+from refimpl.methods.local.counter_current.networks import mlp_pair, step_flops
+from refimpl.record import Contender, Experiment, Step
+
+# Settings of `refimpl run counter_current --set name=value`.
+SETTINGS = {"variant": "mlp", "width": 256, "depth": 5, "steps": 640, "batch_size": 256, "lr": 1.0}
+QUICK_STEPS = 100
+
+
+def experiment(data: Dataset, seed: int, settings: Mapping[str, Any]) -> Experiment:
+    """Counter-current learning, the same with an untrained feedback network, and the rules that it is compared with.
+
+    Settings: variant ("mlp", "cnn" or "cnn_pool"); width, depth: of the hidden layers (a convolutional network has
+    width / 4 channels, twice as many at every second level, and one level for each time that the image can be halved,
+    at most depth); steps: of gradient descent, rounded up to whole epochs; batch_size; lr; and quick. Back-propagation
+    and the learner of the last layer alone have the same network, first weights and settings; the other rules (for
+    "mlp") the same widths with tanh, Adam and a rate of 1e-3. Raises ValueError for a setting that does not exist.
+    """
+    given = {k: v for k, v in settings.items() if k != "quick"}
+    unknown = sorted(set(given) - set(SETTINGS))
+    if unknown:
+        raise ValueError(f"counter_current: no setting {unknown[0]!r}, expected one of {', '.join(SETTINGS)}")
+    s = {**SETTINGS, **given}
+    if s["variant"] not in VARIANTS:
+        raise ValueError(f"counter_current: variant is {s['variant']!r}, expected one of {', '.join(VARIANTS)}")
+    if settings.get("quick") and "steps" not in given:
+        s["steps"] = QUICK_STEPS
+    epochs = math.ceil(s["steps"] / math.ceil(len(data.x_train) / s["batch_size"]))
+    common: dict[str, Any] = {"epochs": epochs, "batch_size": s["batch_size"], "random_state": seed}
+    shape: dict[str, Any] = {"variant": s["variant"]}
+    if s["variant"] == "mlp":
+        shape["hidden"] = (s["width"],) * s["depth"]
+    else:
+        halvings = min(s["depth"], (math.gcd(*data.shape[1:]) & -math.gcd(*data.shape[1:])).bit_length() - 1)
+        shape |= {"channels": tuple(s["width"] // 4 * 2 ** (i // 2) for i in range(max(1, halvings))), "warmup": 100}
+        shape |= {"target_filter": s["variant"] == "cnn_pool", "centralise": s["variant"] == "cnn_pool"}
+    same: dict[str, Any] = {**shape, **common, "lr": s["lr"]}
+    probe = CounterCurrent(**{**same, "epochs": 0})
+    probe.begin(*data.train)
+    twin = {"model": probe.network(), "optimizer": "sgd", "lr": s["lr"], "weight_decay": 0.0, "clip": 1.0, **common}
+    contenders = [
+        Contender("counter-current", CounterCurrent(**same)),
+        Contender("feedback untrained", CounterCurrent(**same, train_feedback=False)),
+        Contender("back-propagation", BackpropClassifier(**twin), "baseline"),
+        Contender("last layer alone", ShallowClassifier(**twin), "baseline"),
+    ]
+    if s["variant"] == "mlp":
+        rules = {"hidden": shape["hidden"], "activation": "tanh", "optimizer": "adam", "weight_decay": 0.0, **common}
+        contenders += [
+            Contender("feedback alignment", FeedbackAlignmentClassifier(**rules), "baseline"),
+            Contender("direct f. a.", DirectFeedbackAlignmentClassifier(**rules), "baseline"),
+            Contender("random targets", RandomTargetProjectionClassifier(**rules), "baseline"),
+            Contender("target propagation", DifferenceTargetPropagationClassifier(**rules), "baseline"),
+        ]
+    return Experiment(contenders, data, lambda figure, results: draw(figure, results, data))
+
+
+# ---------------------------------------------------------------- the figure
+
+
+def draw(figure: Any, results: list[dict[str, Any]], data: Dataset) -> None:
+    """Similarity of images and classes at each level; what each level knows; weights that come to agree; accuracies."""
+    from refimpl.viz import style
+
+    learner = next(r["learner"] for r in results if r["name"] == "counter-current")
+    history = next(r["history"] for r in results if r["name"] == "counter-current")
+    similarities = learner.similarities(data.x_test)
+    figure.set_size_inches(2 * style.WIDTH * 0.85, 2 * style.HEIGHT)
+    top, bottom = figure.subfigures(2, 1, height_ratios=(0.62, 1.3))
+    _draw_similarities(top, similarities, data)
+    levels, cosines, bars = bottom.subplots(1, 3, width_ratios=(1, 1, 1.25))
+    known = [float(np.mean(learner.classes_[s.argmax(axis=1)] == data.y_test)) for s in similarities]
+    levels.plot(known, "o-", color=style.colour(0))
+    levels.axhline(1 / data.n_classes, color=style.MUTED, linewidth=1, linestyle=":")
+    levels.set(title="What each level knows", xlabel="level", ylabel="test accuracy of the level alone", ylim=(0, 1.02))
+    levels.set_xticks(range(len(known)))
+    style.percent_axis(levels.yaxis)
+    epochs = np.arange(1, len(history) + 1)
+    for level in range(1, len(known)):
+        curve = [m[f"cosine{level}"] for m in history]
+        cosines.plot(epochs, curve, style.DASHES[level % 4], color=style.colour(level), label=str(level))
+    cosines.set(title="No weight is copied, yet", xlabel="epoch", ylabel="cosine of F and W transposed")
+    cosines.legend(title="level", ncols=2)
+    _draw_bars(bars, results)
+
+
+def _draw_similarities(figure: Any, similarities: list[np.ndarray], data: Dataset) -> None:
+    """For each level the mean similarity of the images of a class (row) to each prototype (column)."""
+    from refimpl.viz import style
+
+    panels = figure.subplots(1, len(similarities), sharey=True)
+    figure.suptitle(
+        "Mean similarity of images (rows: their class) and classes (columns), level by level", x=0.01, ha="left"
+    )
+    for level, (ax, s) in enumerate(zip(np.atleast_1d(panels), similarities)):
+        mean = np.array([s[data.y_test == k].mean(axis=0) for k in range(data.n_classes) if (data.y_test == k).any()])
+        most = np.abs(mean).max() or 1.0
+        ax.imshow(mean, cmap="RdBu_r", vmin=-most, vmax=most)
+        ax.set_title("image" if level == 0 else "logits" if level == len(similarities) - 1 else f"level {level}")
+        ax.set(xticks=[], yticks=[])
+        ax.grid(visible=False)
+    np.atleast_1d(panels)[0].set_ylabel("class of the image", color=style.INK)
+
+
+def _draw_bars(ax: Any, results: list[dict[str, Any]]) -> None:
+    from refimpl.viz import style
+
+    shown = results[::-1]
+    values = [r["score"] for r in shown]
+    colours = [style.BASELINE if r["role"] == "baseline" else style.colour(0) for r in shown]
+    ax.barh([r["name"] for r in shown], values, color=colours, height=0.65)
+    for i, v in enumerate(values):
+        ax.annotate(f"{100 * v:.1f} %", (0.02, i), ha="left", va="center", color=style.PAPER)
+    ax.set(title="Test accuracy", xlim=(0, 1))
+    ax.grid(axis="y", visible=False)
+    style.percent_axis(ax.xaxis)
+
+
+# ---------------------------------------------------------------- the race
+
+_B, _D, _WIDTH, _DEPTH, _K = 256, 784, 256, 5, 10
+
+
+def race() -> list[Step]:
+    """One step of both networks (losses, gradients, clipping, gradient descent), as in the claims on MNIST."""
+    pair = mlp_pair(_D, _K, (_WIDTH,) * _DEPTH)
+    shape = f"B={_B}, {_D}-{_WIDTH}x{_DEPTH}-{_K}"
+    return [Step("counter-current step", shape, "float32", _make_step, _make_torch_step, step_flops(pair, _B, _K))]
+
+
+def _batch() -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(0)
+    return rng.standard_normal((_B, _D), np.float32), np.arange(_B) % _K
+
+
+def _learner() -> CounterCurrent:
+    """Begun on the batch alone, as it stands (it is standard normal already)."""
+    learner = CounterCurrent(hidden=(_WIDTH,) * _DEPTH, epochs=1, batch_size=_B, random_state=1)
+    learner.begin(*_batch())
+    return learner
+
+
+def _make_step() -> Any:
+    learner, (x, y) = _learner(), _batch()
+    return lambda: learner._step(x, y).total
+
+
+def _make_torch_step(torch: Any) -> Any:
+    """As its users would write it: detached inputs, one loss, one backward pass, clip_grad_norm_, SGD."""
+    nn, F = torch.nn, torch.nn.functional
+    mine = _learner()._params
+    widths = [_D, *(_WIDTH,) * _DEPTH, _K]
+    L = len(widths) - 1
+    up = nn.ModuleList(nn.Linear(widths[i], widths[i + 1], bias=False) for i in range(L))
+    down = nn.ModuleList(nn.Linear(widths[i + 1], widths[i], bias=False) for i in range(L))
+    for name, modules in (("forward", up), ("feedback", down)):
+        for level, module in enumerate(modules, 1):
+            weight = mine[name][f"level{level}.weights.weight"].T
+            module.weight.data[...] = torch.from_numpy(np.ascontiguousarray(weight))
+    optimizers = [torch.optim.SGD(net.parameters(), lr=1.0, fused=True) for net in (up, down)]
+    x, y = map(torch.from_numpy, _batch())
+    onehot, classes = F.one_hot(y, _K).float(), torch.eye(_K)
+
+    def step() -> float:
+        a = [x]
+        for level, layer in enumerate(up, 1):
+            z = layer(a[-1].detach())
+            a.append(F.elu(z) if level < L else z)
+        c = [classes]
+        for level in range(L, 0, -1):
+            q = down[level - 1](c[0].detach())
+            c.insert(0, F.elu(q) if level > 1 else q)
+        loss = F.cross_entropy(a[-1], y)
+        for level in range(L):
+            loss = loss + 128 / widths[level] * F.mse_loss(a[level] @ c[level].T, onehot)
+        for optimizer in optimizers:
+            optimizer.zero_grad()
+        loss.backward()
+        for net in (up, down):
+            nn.utils.clip_grad_norm_(net.parameters(), 1.0)
+        for optimizer in optimizers:
+            optimizer.step()
+        return loss.item()
+
+    return step

@@ -1,0 +1,1 @@
+"""Spiking networks: neurons that speak in ones and zeros, trained with surrogate gradients."""

@@ -1,0 +1,121 @@
+"""Experiment, figure, race and claims of counter-current learning: that they run, and that verdicts turn at the
+thresholds."""
+
+import numpy as np
+import pytest
+
+from refimpl import data, methods, record
+from refimpl.methods.local.counter_current import PAPER, experiment, race
+from refimpl.record import Setting
+
+pytest.importorskip("matplotlib")
+from refimpl.viz import style
+
+
+@pytest.fixture(scope="module")
+def few():
+    return data.load("digits").subset(200, 60)
+
+
+@pytest.mark.parametrize("settings", [{"variant": "mlp", "depth": 2}, {"variant": "cnn"}, {"variant": "cnn_pool"}])
+def test_the_experiment_trains_and_draws(few, settings):
+    made = experiment(few, 0, {"width": 16, "steps": 4, "batch_size": 50, **settings})
+    names = [c.name for c in made.contenders]
+    assert names[:4] == ["counter-current", "feedback untrained", "back-propagation", "last layer alone"]
+    assert len(names) == (8 if settings["variant"] == "mlp" else 4)
+    results = []
+    for c in made.contenders:
+        c.learner.fit(*few.train)
+        results.append({"name": c.name, "role": c.role, "learner": c.learner, "score": c.learner.score(*few.test)})
+        results[-1]["history"] = c.learner.history_
+    with style.use():
+        figure = style.figure()
+        made.draw(figure, results)
+        figure.canvas.draw()
+    assert len(figure.axes) == len(results[0]["learner"].prototypes()) + 3
+
+
+def test_back_propagation_has_the_same_first_weights_as_counter_current_learning(few):
+    made = experiment(few, 3, {"width": 16, "depth": 2, "steps": 4})
+    first, _, twin, *_ = (c.learner for c in made.contenders)
+    first.begin(*few.train)
+    twin.begin(*few.train)
+    assert np.array_equal(first._params["forward"].flat, twin._params["net"].flat)
+
+
+def test_unknown_settings_are_clear_errors(few):
+    with pytest.raises(ValueError, match="counter_current: no setting 'layers', expected one of variant, width"):
+        experiment(few, 0, {"layers": 3})
+    with pytest.raises(ValueError, match="variant is 'rnn', expected one of mlp"):
+        experiment(few, 0, {"variant": "rnn"})
+
+
+def test_a_quick_experiment_is_short(few):
+    assert experiment(few, 0, {"quick": True}).contenders[0].learner.epochs == 100
+    assert experiment(few, 0, {}).contenders[0].learner.epochs == 640
+
+
+def test_the_race_takes_steps_that_lower_the_loss():
+    (entry,) = race()
+    step = entry.make()
+    losses = [step() for _ in range(20)]
+    assert losses[-1] < losses[0] and entry.flops > 5e8
+
+
+def test_the_same_step_in_pytorch_gives_the_same_losses():
+    torch = pytest.importorskip("torch")
+    (entry,) = race()
+    mine, theirs = entry.make(), entry.make_torch(torch)
+    assert np.allclose([mine() for _ in range(4)], [theirs() for _ in range(4)], rtol=1e-4)
+
+
+def test_the_method_can_be_found_by_its_slug():
+    assert methods.module("counter_current").PAPER is PAPER and PAPER.slug == "counter_current"
+
+
+CLAIMS = {c.id: c for c in record.claims("counter_current")}
+
+
+def test_the_claims_are_there():
+    assert list(CLAIMS) == ["deep-features", "close-to-backprop", "every-level", "alignment", "cheaper-step"]
+
+
+@pytest.mark.parametrize("name", CLAIMS)
+def test_a_quick_measurement_can_be_judged_and_drawn(name, few):
+    claim, told = CLAIMS[name], []
+    setting = Setting(few if claim.data != ("",) else None, "digits", 0, quick=True, tell=told.append)
+    values = [claim.measure(setting)]
+    holds, note = claim.judge(values)
+    assert isinstance(holds, bool) and note and told
+    with style.use():
+        figure = style.figure()
+        claim.draw(figure, values)
+        figure.canvas.draw()
+    assert figure.axes[0].get_xlabel()
+
+
+LEVELS = {"accuracy": [0.4, 0.88, 0.9, 0.9, 0.9, 0.9], "untrained": [0.1] * 6}
+COSINES = {"cosines": [[0.0] * 6, [0.01] * 5 + [0.31]]}
+COST = {"flops": 90.0, "bp_flops": 100.0, "ratio": 1.15}
+TURNING = [
+    # claim, values for which it holds, a change for which it does not
+    ("deep-features", {"ccl": 0.91, "shallow": 0.8, "bp": 0.95}, {"ccl": 0.899}),
+    ("close-to-backprop", {"ccl": 0.93, "bp": 0.955}, {"bp": 0.9551}),
+    ("every-level", LEVELS, {"accuracy": [0.9, 0.9, 0.879, 0.9, 0.9, 0.9]}),
+    ("alignment", COSINES, {"cosines": [[0.0] * 6, [0.2] * 5 + [0.3]]}),
+    ("alignment", COSINES, {"cosines": [[0.0] * 6, [-0.01] * 5 + [0.31]]}),
+    ("alignment", COSINES, {"cosines": [[0.0] * 5 + [0.1], [0.1] * 5 + [0.31]]}),
+    ("cheaper-step", COST, {"flops": 90.1}),
+    ("cheaper-step", COST, {"ratio": 1.151}),
+]
+
+
+@pytest.mark.parametrize(("name", "values", "change"), TURNING)
+def test_a_verdict_turns_at_the_threshold_of_the_card(name, values, change):
+    assert CLAIMS[name].judge([values])[0]
+    assert not CLAIMS[name].judge([{**values, **change}])[0]
+
+
+def test_one_seed_below_the_threshold_is_enough_where_each_seed_counts():
+    good, bad = {"ccl": 0.95, "shallow": 0.5, "bp": 0.95}, {"ccl": 0.85, "shallow": 0.8, "bp": 0.95}
+    assert not CLAIMS["deep-features"].judge([good, good, bad])[0]

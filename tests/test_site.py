@@ -1,0 +1,172 @@
+"""The pages of the site that are made from the library: nothing of the library is missing on them."""
+
+import ast
+import inspect
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+from refimpl import methods
+from refimpl.backends import operations
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "docs"))
+
+from generate import api, charts, house, links, text
+from generate import operations as op_pages
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    from generate import pages
+
+    out = tmp_path_factory.mktemp("site") / "source"
+    pages.write(ROOT, out)
+    return out
+
+
+FORWARD = [n for names in op_pages.families().values() for n in names]
+
+
+def test_every_operation_has_a_page_and_no_two_share_one(source):
+    pages = [op_pages.page(n) for n in FORWARD]
+    assert len(set(pages)) == len(pages)
+    for name in FORWARD:
+        body = (source / "operations" / f"{op_pages.page(name)}.md").read_text(encoding="utf-8")
+        for n in (name, f"{name}_backward"):
+            if n in operations():
+                assert f"{{py:function}} {n}(" in body
+                assert f"def {n}(" in body
+
+
+@pytest.mark.parametrize("name", FORWARD)
+def test_every_mirrored_operation_shows_its_c_body(name):
+    for n in (name, f"{name}_backward"):
+        mirrors = (ROOT / "refimpl" / "ops" / "native" / f"{_family(name)}.py").read_text(encoding="utf-8")
+        if f"ops.{n}.mirror" in mirrors:
+            shown = op_pages.c_source(op_pages._kernels(_family(n), n))
+            assert "RI(" in shown, f"{n}: no C body found"
+            assert shown.count("{") == shown.count("}"), f"{n}: the C body is cut"
+
+
+def _family(name):
+    return operations()[name].numpy.__module__.split(".")[-1]
+
+
+@pytest.mark.parametrize("name", [n for n in FORWARD if f"{n}_backward" in operations()])
+def test_every_gradient_has_a_derivation(name):
+    assert op_pages._derivation(ROOT, _family(name), name), f"docs/maths/{_family(name)}.md has no section {name}"
+
+
+def test_derivations_are_about_operations():
+    for file in (ROOT / "docs" / "maths").glob("*.md"):
+        for heading in re.findall(r"^## (.+)$", file.read_text(encoding="utf-8"), re.MULTILINE):
+            assert heading in operations() and _family(heading) == file.stem, (
+                f"{file.name}: {heading} is no operation of this family"
+            )
+
+
+def test_every_method_has_a_card_and_a_page(source):
+    gallery = (source / "methods" / "index.md").read_text(encoding="utf-8")
+    for slug in methods.slugs():
+        body = (source / "methods" / f"{slug}.md").read_text(encoding="utf-8")
+        assert f'href="{slug}.html"' in gallery
+        assert "## Claims" in body and "## Race" in body and f"refimpl run {slug}" in body
+
+
+def test_a_method_without_results_tutorial_race_or_trace_has_a_page(tmp_path, monkeypatch):
+    from generate import methods as pages
+
+    from tests.lab import fake
+
+    monkeypatch.setattr(methods, "MODULES", fake.MODULES)
+    pages.write(tmp_path, tmp_path / "source", None)
+    for slug in fake.MODULES:
+        body = (tmp_path / "source" / "methods" / f"{slug}.md").read_text(encoding="utf-8")
+        assert "Not measured yet" in body and "No race has been published yet" in body and "tutorials/" not in body
+
+
+def test_a_claim_that_could_not_be_measured_is_shown_with_its_reason():
+    from generate import methods as pages
+
+    entry = {"id": "refinement", "data": "mnist", "sentence": "s", "threshold": "t", "figure": None}
+    entry |= {
+        "measured": [{"seed": 0, "seconds": 1.0, "values": None, "error": "E"}],
+        "verdict": "not measured",
+        "note": "why",
+    }
+    machine = {"cpu": "c", "cores": 2, "backend": "auto", "threads": 1}
+    report = {"date": "d", "version": "v", "seeds": [0], "seconds": 1.0, "machine": machine, "claims": [entry]}
+    shown = pages._claims(ROOT, ROOT, "noprop", report)
+    assert "– not measured" in shown and "*Came out:* why" in shown and "![" not in shown
+
+
+def test_every_public_name_is_in_the_api_reference(source):
+    import importlib
+
+    written = "\n".join(f.read_text(encoding="utf-8") for f in (source / "api").glob("*.md"))
+    for module in api.modules():
+        found = importlib.import_module(module)
+        for name in api.public(found):
+            if inspect.ismodule(getattr(found, name)) or name in operations():
+                continue
+            assert re.search(rf"(\}} |`){re.escape(name)}\b", written), f"{module}.{name}"
+
+
+def test_the_map_shows_every_part_and_no_import_that_leads_upwards():
+    floors, size, edges = house.imports()
+    drawn = house.svg({})
+    for box in floors:
+        assert f">{box}</text>" in drawn
+    assert sum(size.values()) == len(list(house.test_house.modules()))
+    assert all(floors[b] <= floors[a] for a, b in edges)
+
+
+def test_docstrings_become_markdown_that_says_the_same():
+    doc = "y = x W + b.\n\nTakes `x_i` and a_b <c> $d$.\n\n- one\n- two\n\n    code = 1\n\nEnd."
+    made = text.prose(doc)
+    assert ":class: formula\n\ny = x W + b." in made
+    assert r"Takes `x_i` and a\_b \<c\> \$d\$." in made
+    assert "- one\n- two" in made and "\n\ncode = 1\n" in made
+
+
+def test_signatures_are_shown_as_written():
+    def f(a, b: int = 3, *, c: "np.ndarray | None" = None) -> "float": ...  # noqa: F821
+
+    assert text.signature(f) == "(a, b: int = 3, *, c: np.ndarray | None = None) -> float"
+
+
+def test_broken_links_are_found(tmp_path):
+    (tmp_path / "a.html").write_text('<h1 id="x"></h1><a href="b.html#y">1</a><a href="#x">2</a><a href="c.html">3</a>')
+    (tmp_path / "b.html").write_text('<p id="z"></p><script src="https://cdn.example/x.js"></script>')
+    found = links.broken(tmp_path)
+    assert len(found) == 3
+    assert any("b.html#y has no such anchor" in m for m in found) and any("c.html is not there" in m for m in found)
+    assert any("loads something from the network" in m for m in found)
+
+
+def test_a_race_is_told_with_its_conditions_and_drawn(tmp_path):
+    row = {
+        "kind": "operation",
+        "name": "relu",
+        "shape": "n=8",
+        "dtype": "float32",
+        "threads": 1,
+        "flops": 8.0,
+        "bytes": 64,
+    }
+    for i, racer in enumerate(("native", "numpy", "torch"), start=1):
+        row |= {f"{racer}_s": i * 1e-6, f"{racer}_iqr_s": 1e-8}
+    row |= {"limit_fraction": 0.5, "torch_s": None, "torch_iqr_s": None}
+    assert charts.cells(row)[1:] == ["2.00 µs", "1.00 µs", "-", "2.0 ×", "-", "50 %"]
+    charts.save_speed_up(tmp_path / "a.png", [row])
+    assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_pages_written_for_the_site_parse_as_python_where_they_say_python(source):
+    for file in (source / "operations").glob("*.md"):
+        for block in re.findall(r"```python\n(.*?)```", file.read_text(encoding="utf-8"), re.DOTALL):
+            ast.parse(block)

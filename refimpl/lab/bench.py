@@ -47,6 +47,7 @@ __all__ = ["Timing", "agree", "check_plot", "plot", "race", "report", "run"]
 TOLERANCE = 1e-4  # of the largest entry: float32 sums of some thousand terms in different orders
 BUDGET = 0.25  # seconds for each racer of a case
 SAMPLE = 0.002  # seconds of one turn, at least
+SLOW = 1.0  # seconds of a call that needs no warm caches: three turns, each one call
 # Not convolutions: PyTorch may do them with fewer multiplications than are counted, and seem faster than the machine.
 _PRODUCTS = ("matmul", "linear", "linear_backward", "lstm_sequence")
 OVERHEAD_BUDGET = 1.5e-6  # seconds that a call of an operation may cost over a call of its body
@@ -63,7 +64,7 @@ class Timing(NamedTuple):
 def race(racers: Mapping[str, Callable[[], Any]], contexts: Mapping[str, str] | None = None) -> dict[str, Timing]:
     """Time functions in turns; `contexts` names the backend that a racer runs in."""
     contexts = contexts or {}
-    loops = {}
+    loops, slow = {}, False
     for name, f in racers.items():
         with _in(contexts.get(name)):
             f()
@@ -71,17 +72,19 @@ def race(racers: Mapping[str, Callable[[], Any]], contexts: Mapping[str, str] | 
             f()
             once = time.perf_counter() - started
         loops[name] = max(1, math.ceil(SAMPLE / max(once, 1e-9)))
+        slow = slow or once > SLOW
     samples: dict[str, list[float]] = {name: [] for name in racers}
     names = list(racers)
     collecting = gc.isenabled()
     gc.disable()
     try:
         started, turn = time.perf_counter(), 0
-        while turn < 5 or (turn < 50 and time.perf_counter() - started < BUDGET * len(racers)):
+        while turn < (3 if slow else 5) or (turn < 50 and time.perf_counter() - started < BUDGET * len(racers)):
             for name in names[turn % len(names) :] + names[: turn % len(names)]:
                 f, n = racers[name], loops[name]
                 with _in(contexts.get(name)):
-                    f()
+                    if not slow:
+                        f()
                     t = time.perf_counter()
                     for _ in range(n):
                         f()

@@ -20,7 +20,10 @@ from refimpl import (
     ForwardForwardClassifier,
     NoProp,
     OTTTClassifier,
+    PhysicalBackpropClassifier,
+    PhysicalForwardForward,
     RandomTargetProjectionClassifier,
+    RidgeClassifier,
     ShallowClassifier,
     UnrolledFlowClassifier,
 )
@@ -45,6 +48,9 @@ LEARNERS = [
     DifferenceTargetPropagationClassifier(hidden=(32, 32), epochs=60, lr=1e-2, batch_size=32, random_state=0),
     CounterCurrent(hidden=(32, 32), epochs=60, batch_size=32, lr=0.3, random_state=0),
     ForwardForwardClassifier(hidden=(32, 32), epochs=60, lr=1e-2, batch_size=32, random_state=0),
+    PhysicalForwardForward(epochs=60, lr=1e-2, random_state=0),
+    PhysicalBackpropClassifier(epochs=200, lr=3e-2, random_state=0),
+    RidgeClassifier(random_state=0),
 ]
 
 # No check is excluded.

@@ -12,6 +12,8 @@ from refimpl.baselines.feedback import (
 from refimpl.baselines.forward_forward import ForwardForwardClassifier
 from refimpl.baselines.graph import BackpropGNN, BackpropLinks
 from refimpl.baselines.ottt import OTTTClassifier, ottt_gradient
+from refimpl.baselines.physical import PhysicalBackpropClassifier
+from refimpl.baselines.ridge import RidgeClassifier
 from refimpl.baselines.target_propagation import DifferenceTargetPropagationClassifier
 
 __all__ = [
@@ -26,7 +28,9 @@ __all__ = [
     "FeedbackAlignmentClassifier",
     "ForwardForwardClassifier",
     "OTTTClassifier",
+    "PhysicalBackpropClassifier",
     "RandomTargetProjectionClassifier",
+    "RidgeClassifier",
     "ShallowClassifier",
     "UnrolledFlowClassifier",
     "bptt_gradient",

@@ -324,6 +324,39 @@ CITESEER = Info(
     contents=tuple((file.name, file.checksum) for file in _CITESEER_FILES),
 )
 
+_VOWELS = ("ae", "ah", "aw", "er", "ih", "iy", "uw")
+_VOWELS_SOURCE = (
+    "J. Hillenbrand, L. A. Getty, M. J. Clark, K. Wheeler: Acoustic characteristics of American English vowels. "
+    "Journal of the Acoustical Society of America 97, 1995."
+)
+
+SURROGATE_VOWELS = Info(
+    name="surrogate-vowels",
+    title="Surrogate vowels: invented speakers, drawn from published means and deviations of formants (embedded)",
+    source=f"Statistics of: {_VOWELS_SOURCE}",
+    licence="published statistics",
+    n_classes=7,
+    classes=_VOWELS,
+    kind="vowels",
+    format="vowels",
+    amount="259 drawn tokens, 12 features, 7 classes",
+    embedded=True,
+    contents=(("statistics.csv", "sha256:a31f99a34c54d15260e2ec8e62e825431e705d4c08b32488fdf822c7810695b6"),),
+)
+
+HILLENBRAND_VOWELS = Info(
+    name="hillenbrand-vowels",
+    title="Formants of seven American English vowels, spoken by women",
+    source=f"{_VOWELS_SOURCE} Table as published with MomeniAli/PhyLL.",
+    licence="MIT (table as published); measurements are facts",
+    n_classes=7,
+    classes=_VOWELS,
+    kind="vowels",
+    format="vowels",
+    amount="258 tokens, 12 features, 7 classes",
+    contents=(("vowels.csv", "sha256:3e531be0c4eb9158fbc0d28117b3caba1d0928e185b393cd6ce6bcc75be98ea8"),),
+)
+
 N_MNIST = Info(
     name="n-mnist-small",
     title="N-MNIST, 1,100 recordings of an event camera (SLAYER's example)",
@@ -361,6 +394,7 @@ _ALL = (
     *(KARATE, CORA, CITESEER),
     *(N_MNIST, SPOKEN_DIGITS),
     *(CORIOLANUS, TINY_SHAKESPEARE),
+    *(SURROGATE_VOWELS, HILLENBRAND_VOWELS),
 )
 CATALOGUE: dict[str, Info] = {info.name: info for info in _ALL}
 

@@ -11,6 +11,7 @@ MODULES = {  # slug -> module
     "counter_current": "refimpl.methods.local.counter_current",
     "forward_gnn": "refimpl.methods.graph.forward_gnn",
     "noprop": "refimpl.methods.local.noprop",
+    "physical_ff": "refimpl.methods.local.physical_ff",
     "sltt": "refimpl.methods.spiking.sltt",
     "streambp": "refimpl.methods.memory.streambp",
 }

@@ -14,6 +14,7 @@ from refimpl.ops.conv import *  # noqa: F403
 from refimpl.ops.denoise import *  # noqa: F403
 from refimpl.ops.embedding import *  # noqa: F403
 from refimpl.ops.events import *  # noqa: F403
+from refimpl.ops.goodness import *  # noqa: F403
 from refimpl.ops.graph import *  # noqa: F403
 from refimpl.ops.heads import *  # noqa: F403
 from refimpl.ops.loss import *  # noqa: F403
@@ -29,6 +30,7 @@ from refimpl.ops.sparse import *  # noqa: F403
 from refimpl.ops.spiking import *  # noqa: F403
 from refimpl.ops.update import *  # noqa: F403
 from refimpl.ops.upsample import *  # noqa: F403
+from refimpl.ops.wave import *  # noqa: F403
 
 
 def _learned() -> None:

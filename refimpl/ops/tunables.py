@@ -760,3 +760,44 @@ tunable("log_prob", "logits", _cross_entropy, ELEMENTS)
 tunable("log_prob_backward", "logits", _log_prob_backward, ELEMENTS)
 tunable("graph_attention", "h", lambda normal, n: _graph_attention(normal, n, False), IMAGES)
 tunable("graph_attention_backward", "h", lambda normal, n: _graph_attention(normal, n, True), IMAGES)
+
+# ---------------------------------------------------------------- goodness: pairs of rows; 2 B = 8 D rows, D = N
+
+
+def _goodness_steps(normal: Normal, n: int) -> dict[str, Any]:
+    """One inner step; its matrix products have n = 4 B D N multiplications, 4 B D N = 16 D^3."""
+    d = 1 << max(1, (_bits(n) - 4) // 3)
+    size = d * d + d
+    v = normal(size) ** 2 + np.float32(0.1)
+    args = {"param": normal(size), "m": normal(size), "v": v, "u": normal(8 * d, d), "p": normal(d)}
+    return {**args, "theta": 4.0, "step": 1000, "lr": 1e-6, "steps": 1}
+
+
+def _goodness_work(param: Any, m: Any, v: Any, u: Any, p: Any, *_: Any, **__: Any) -> int:
+    return 2 * u.size * p.size
+
+
+def _goodness_contrast(normal: Normal, n: int) -> dict[str, Any]:
+    z = normal(*_rows(n))
+    return {"z": z if len(z) % 2 == 0 else z.reshape(2, -1), "p": normal(z.size // 2 if len(z) % 2 else z.shape[1])}
+
+
+tunable("goodness_contrast", "z", _goodness_contrast, ELEMENTS)
+tunable("goodness_steps", "u", _goodness_steps, SEQUENCES, _goodness_work, "gemm")
+
+# ---------------------------------------------------------------- waves: 8 rows to each of D = N numbers
+
+
+def _cubic_wave_args(normal: Normal, n: int) -> dict[str, Any]:
+    """Its matrix products have 6 B D^2 = 48 D^3 multiplications."""
+    d = 1 << max(1, (_bits(n) - 5) // 3)
+    scale = np.float32(d**-0.5)
+    coupling = normal(2 * d, 2 * d) * scale
+    return {"x": normal(8 * d, d), "mixing": normal(d, 2 * d) * scale, "coupling": coupling, "strength": 2.4}
+
+
+def _cubic_wave(x: Any, mixing: Any, coupling: Any, strength: Any) -> int:
+    return x.shape[0] * (mixing.size + coupling.size)
+
+
+tunable("cubic_wave", "x", _cubic_wave_args, SEQUENCES, _cubic_wave, "gemm")

@@ -13,6 +13,7 @@ if native.lib is not None:
         denoise,  # noqa: F401
         embedding,  # noqa: F401
         events,  # noqa: F401
+        goodness,  # noqa: F401
         graph,  # noqa: F401
         heads,  # noqa: F401
         loss,  # noqa: F401
@@ -28,4 +29,5 @@ if native.lib is not None:
         spiking,  # noqa: F401
         update,  # noqa: F401
         upsample,  # noqa: F401
+        wave,  # noqa: F401
     )

@@ -119,6 +119,7 @@ _RESULTS = {
     "leaky_integrator_sequence_backward": ("dx", "dv0"),
     "reduce_max": ("y", "index"),
     "max_pool2d": ("y", "index"),
+    "goodness_contrast": ("loss", "g", "dz"),
 }
 
 

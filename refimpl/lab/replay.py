@@ -253,6 +253,7 @@ _NO_CHECK = {"lif_step": _SURROGATE, "lif_sequence": _SURROGATE, "batchnorm_lif_
 # Forward operations that return gradients themselves: result -> argument, and the loss from arguments and results.
 _OWN: dict[str, tuple[dict[str, str], Callable[[Mapping[str, Any], tuple[Any, ...]], float]]] = {
     "denoise_loss": ({"df": "f"}, lambda args, results: float(args["weight"] @ results[0])),
+    "goodness_contrast": ({"dz": "z"}, lambda args, results: float(results[0].sum() / max(1, len(results[0])))),
 }
 
 

@@ -765,11 +765,13 @@ tunable("graph_attention_backward", "h", lambda normal, n: _graph_attention(norm
 
 
 def _goodness_steps(normal: Normal, n: int) -> dict[str, Any]:
-    """One inner step; its matrix products have n = 4 B D N multiplications, 4 B D N = 16 D^3."""
-    d = 1 << max(1, (_bits(n) - 4) // 3)
+    """One inner step; its matrix products have n = 4 B D N multiplications, D = N, about as many rows."""
+    free = _bits(n) - 1
+    d = 1 << free // 3
+    rows = 1 << free - 2 * (free // 3)
     size = d * d + d
     v = normal(size) ** 2 + np.float32(0.1)
-    args = {"param": normal(size), "m": normal(size), "v": v, "u": normal(8 * d, d), "p": normal(d)}
+    args = {"param": normal(size), "m": normal(size), "v": v, "u": normal(rows, d), "p": normal(d)}
     return {**args, "theta": 4.0, "step": 1000, "lr": 1e-6, "steps": 1}
 
 
@@ -785,15 +787,17 @@ def _goodness_contrast(normal: Normal, n: int) -> dict[str, Any]:
 tunable("goodness_contrast", "z", _goodness_contrast, ELEMENTS)
 tunable("goodness_steps", "u", _goodness_steps, SEQUENCES, _goodness_work, "gemm")
 
-# ---------------------------------------------------------------- waves: 8 rows to each of D = N numbers
+# ---------------------------------------------------------------- waves
 
 
 def _cubic_wave_args(normal: Normal, n: int) -> dict[str, Any]:
-    """Its matrix products have 6 B D^2 = 48 D^3 multiplications."""
-    d = 1 << max(1, (_bits(n) - 5) // 3)
+    """Its matrix products have 6 B D^2 multiplications, B and D about equal."""
+    free = _bits(n) - 2
+    d = 1 << free // 3
+    rows = 1 << free - 2 * (free // 3)
     scale = np.float32(d**-0.5)
     coupling = normal(2 * d, 2 * d) * scale
-    return {"x": normal(8 * d, d), "mixing": normal(d, 2 * d) * scale, "coupling": coupling, "strength": 2.4}
+    return {"x": normal(rows, d), "mixing": normal(d, 2 * d) * scale, "coupling": coupling, "strength": 2.4}
 
 
 def _cubic_wave(x: Any, mixing: Any, coupling: Any, strength: Any) -> int:

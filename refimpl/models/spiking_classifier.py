@@ -87,6 +87,62 @@ class SpikingClassifier(Classifier):
     a step down every epoch) or "constant". Reproducible for a given random_state, backend and thread count.
     """
 
+    def __init__(
+        self,
+        model: Any = "mlp",
+        hidden: tuple[int, ...] = (128, 128),
+        norm: bool = True,
+        options: dict[str, Any] | None = None,
+        T: int = 6,
+        tau: float = 1.1,
+        threshold: float = 1.0,
+        reset: str = "subtract",
+        surrogate: str = "triangle",
+        surrogate_width: float = 1.0,
+        dropout: float = 0.0,
+        coding: str = "direct",
+        image_shape: tuple[int, int, int] | None = None,
+        normalise: bool = False,
+        augment: tuple[str, ...] = (),
+        loss_weight: float = 0.05,
+        loss_target: str = "ones",
+        loss_steps: str = "every",
+        epochs: int = 20,
+        batch_size: int = 128,
+        optimizer: str = "momentum",
+        lr: float = 0.1,
+        weight_decay: float = 0.0,
+        schedule: str = "cosine",
+        dtype: str = "float32",
+        random_state: Any = None,
+    ):
+        self.model = model
+        self.hidden = hidden
+        self.norm = norm
+        self.options = options
+        self.T = T
+        self.tau = tau
+        self.threshold = threshold
+        self.reset = reset
+        self.surrogate = surrogate
+        self.surrogate_width = surrogate_width
+        self.dropout = dropout
+        self.coding = coding
+        self.image_shape = image_shape
+        self.normalise = normalise
+        self.augment = augment
+        self.loss_weight = loss_weight
+        self.loss_target = loss_target
+        self.loss_steps = loss_steps
+        self.epochs = epochs
+        self.batch_size = batch_size
+        self.optimizer = optimizer
+        self.lr = lr
+        self.weight_decay = weight_decay
+        self.schedule = schedule
+        self.dtype = dtype
+        self.random_state = random_state
+
     model: Any
     hidden: tuple[int, ...]
     norm: bool

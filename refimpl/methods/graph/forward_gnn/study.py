@@ -195,10 +195,9 @@ def _draw_goodness(ax: Any, learner: ForwardGNN, colour: str) -> None:
     for values, label, fill in ((wrong, "wrong labels", style.MUTED), (right, "right labels", colour)):
         weights = np.full(len(values), 1 / len(values))
         ax.hist(values, bins, weights=weights, color=fill, alpha=0.7, label=label)
-    ax.axvline(learner.threshold, color=style.INK, linewidth=1, linestyle=":")
-    ax.annotate("threshold", (learner.threshold, ax.get_ylim()[1] * 0.95), xytext=(4, 0), textcoords="offset points")
+    ax.axvline(learner.threshold, color=style.INK, linewidth=1, linestyle=":", label="threshold")
     ax.set(title="FF-LA, first layer", xlabel="goodness of training nodes", ylabel="part of the nodes")
-    ax.legend(loc="upper right")
+    ax.legend(loc="best")
 
 
 def _draw_bars(ax: Any, results: list[dict[str, Any]], colours: Mapping[str, str]) -> None:

@@ -185,3 +185,48 @@ def test_the_pages_written_for_the_site_parse_as_python_where_they_say_python(so
     for file in (source / "operations").glob("*.md"):
         for block in re.findall(r"```python\n(.*?)```", file.read_text(encoding="utf-8"), re.DOTALL):
             ast.parse(block)
+
+
+# ---------------------------------------------------------------- external links, as far as they can be judged here
+
+
+def test_papers_have_sound_records_and_none_is_there_twice():
+    """arXiv numbers are YYMM.NNNNN; a paper is not younger than its record says."""
+    papers = [methods.module(slug).PAPER for slug in methods.slugs()]
+    assert len({p.title for p in papers}) == len({p.arxiv for p in papers if p.arxiv}) == len(papers)
+    for p in papers:
+        assert p.slug in methods.slugs() and p.authors and p.idea
+        number = re.fullmatch(r"(\d\d)(\d\d)\.\d{4,5}", p.arxiv)
+        assert number and 1 <= int(number[2]) <= 12, f"{p.slug}: arXiv:{p.arxiv}"
+        assert 2000 + int(number[1]) <= p.year <= 2002 + int(number[1]), f"{p.slug}: {p.year}, arXiv:{p.arxiv}"
+
+
+TEXTS = [
+    *ROOT.glob("*.md"),
+    *(ROOT / "docs").glob("*.md"),
+    *(ROOT / "docs" / "maths").glob("*.md"),
+    *(ROOT / "docs" / "results").glob("*.md"),
+    *(ROOT / "tutorials").glob("*.md"),
+]
+
+
+@pytest.mark.parametrize("file", TEXTS, ids=lambda f: f"{f.parent.name}/{f.name}")
+def test_external_links_are_well_formed(file):
+    from urllib.parse import urlsplit
+
+    prose = file.read_text(encoding="utf-8")
+    for link in re.findall(r"https?://[^\s)>\]\"'`]+", prose):
+        parts = urlsplit(link)
+        assert parts.scheme == "https" and re.fullmatch(r"[a-z0-9-]+(\.[a-z0-9-]+)+", parts.netloc), link
+        if parts.netloc == "arxiv.org":
+            assert re.fullmatch(r"/(?:abs|pdf)/\d{4}\.\d{4,5}", parts.path), link
+        if parts.netloc == "doi.org":
+            assert re.fullmatch(r"/10\.\d{4,}/\S+", parts.path), link
+
+
+@pytest.mark.parametrize("file", TEXTS, ids=lambda f: f"{f.parent.name}/{f.name}")
+def test_links_between_files_lead_somewhere(file):
+    prose = re.sub(r"(?s)```.*?```|`[^`\n]*`", "", file.read_text(encoding="utf-8"))
+    for target in re.findall(r"\]\(([^)\s#]+)(?:#[^)]*)?\)", prose):
+        if not re.match(r"\w+:", target):
+            assert (file.parent / target).exists(), f"{file.name} links to {target}, which is not there"

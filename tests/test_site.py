@@ -163,6 +163,21 @@ def test_broken_links_are_found(tmp_path):
     assert any("loads something from the network" in m for m in found)
 
 
+def test_names_with_their_meanings_in_two_columns_become_a_list():
+    doc = """What it is.
+
+    first, second    what they are,
+                     on two lines
+    third            another
+
+    y = x W,  with two spaces."""
+    assert text.prose(doc).split("\n\n") == [
+        "What it is.",
+        "- `first, second`: what they are, on two lines\n- `third`: another",
+        "y = x W,  with two spaces.",
+    ]
+
+
 def test_a_race_is_told_with_its_conditions_and_drawn(tmp_path):
     row = {
         "kind": "operation",
@@ -176,9 +191,27 @@ def test_a_race_is_told_with_its_conditions_and_drawn(tmp_path):
     for i, racer in enumerate(("native", "numpy", "torch"), start=1):
         row |= {f"{racer}_s": i * 1e-6, f"{racer}_iqr_s": 1e-8}
     row |= {"limit_fraction": 0.5, "torch_s": None, "torch_iqr_s": None}
-    assert charts.cells(row)[1:] == ["2.00 µs", "1.00 µs", "-", "2.0 ×", "-", "50 %"]
+    assert [c.replace(charts.NO_BREAK, " ") for c in charts.cells(row)[1:]] == [
+        "2.00 µs",
+        "1.00 µs",
+        "-",
+        "2.0 ×",
+        "-",
+        "50 %",
+    ]
     charts.save_speed_up(tmp_path / "a.png", [row])
-    assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
+    charts.save_strips(tmp_path / "b.png", charts.by_family([row, {**row, "name": "matmul"}]))
+    for name in ("a.png", "b.png"):
+        assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_charts_of_a_race_stay_readable_however_many_cases_there_are(source):
+    """Width and height in pixels: no chart of the benchmarks' page is a scroll of its own."""
+    from PIL import Image
+
+    for name in ("race-families", "roofline", "race-families-1-thread", "roofline-1-thread"):
+        with Image.open(source / "_images" / f"{name}.png") as image:
+            assert image.height < 1.5 * image.width, f"{name}: {image.size}"
 
 
 def test_the_pages_written_for_the_site_parse_as_python_where_they_say_python(source):

@@ -113,9 +113,8 @@ def _family(root: Path, out: Path, family: str, names: list[str], bench: Mapping
     parts.append("## Race")
     if mine:
         assert bench is not None
-        charts.save_speed_up(out / "_images" / f"race-{family}.png", mine)
-        parts.append(f"{charts.conditions(bench)}\n\n![Speed of the C core](../_images/race-{family}.png)")
-        parts.append(text.table(charts.HEAD, [charts.cells(r) for r in mine], "lrrrrrr"))
+        parts.append(charts.conditions(bench))
+        parts += charts.race(out / "_images" / f"race-{family}.png", f"../_images/race-{family}.png", mine)
     else:
         parts.append(f"None of these is published yet. `refimpl bench ops {' '.join(names[:3])}` races them here.")
     return "\n\n".join(parts) + "\n"

@@ -428,4 +428,5 @@ def plot(outcome: Mapping[str, Any], path: Path) -> None:
     rows = [r for r in outcome["rows"] if r["flops"] and r["bytes"]]
     if not rows:
         raise UsageError("--plot: the chart shows operations, and none was raced")
-    files.write(path, figures.png(lambda figure: figures.roofline(figure, rows, outcome), 1.7, 0.6 + 0.045 * len(rows)))
+    size = figures.roofline_size(rows)
+    files.write(path, figures.png(lambda figure: figures.roofline(figure, rows, outcome), *size))

@@ -25,6 +25,7 @@ COMMANDS = {  # command -> its module, which describes it with describe_COMMAND;
     "run": ("training", "train a method and its baselines"),
     "generate": ("training", "write text with a language model"),
     "claims": ("training", "measure the claims of papers"),
+    "compare": ("comparing", "train one network by every rule"),
     "bench": ("speed", "race NumPy, C and PyTorch"),
     "tune": ("speed", "learn which bodies are fastest here"),
     "trace": ("trace", "a page to step through a training step"),

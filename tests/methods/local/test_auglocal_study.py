@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from refimpl import data, methods, record
-from refimpl.methods.local.auglocal import PAPER, claims, experiment, race, teach
-from refimpl.record import Setting
+from refimpl.methods.local.auglocal import PAPER, claims, experiment, race, rules, teach
+from refimpl.record import Common, Setting
 
 pytest.importorskip("matplotlib")
 from refimpl.viz import style
@@ -72,6 +72,14 @@ def test_the_step_to_read_lowers_its_loss():
     step = entry.make()
     losses = [step() for _ in range(5)]
     assert losses[-1] < losses[0] and entry.dtype == "float64"
+
+
+def test_the_rule_of_the_comparison_trains_the_common_network(few):
+    (rule,) = rules(Common((16, 12, 8), epochs=1))
+    learner = rule.make(0.03, 0)
+    learner.fit(few.x_train.reshape(len(few.x_train), -1), few.y_train)
+    assert [list(m.layers) for m in learner._modules] == [["layer0"], ["layer1", "layer2"]]
+    assert learner.lr == 0.03 and learner._column_.widths == (16, 12, 8)
 
 
 def test_the_method_can_be_found_by_its_slug():

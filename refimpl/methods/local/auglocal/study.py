@@ -12,8 +12,8 @@ from refimpl.baselines import LocalBlocksClassifier, RidgeClassifier
 from refimpl.data import Dataset, load
 from refimpl.methods.local.auglocal.learner import AugLocal
 from refimpl.methods.local.auglocal.schedule import depths, selected, strides
-from refimpl.models.column import Column, resnet_column
-from refimpl.record import Contender, Experiment, Step
+from refimpl.models.column import Column
+from refimpl.record import Common, Contender, Experiment, Rule, Step
 
 # Settings of `refimpl run auglocal --set name=value`.
 SETTINGS: dict[str, Any] = {"network": "resnet", "d": 2, "tau": 0.5, "width": 8, "blocks": 2, "epochs": 15}
@@ -270,6 +270,16 @@ def _small_step() -> Any:
     return lambda: float(sum(learner._step(x[shown], digits.y_train[shown])))
 
 
-def pilot_column() -> Column:
-    """The network of the claims: n = 7 layers of widths 8, 16 and 32."""
-    return resnet_column(_SHAPE, _K, (8, 16, 32), 2)
+# ---------------------------------------------------------------- for `refimpl compare`
+
+
+def rules(common: Common) -> list[Rule]:
+    """The common network with d = 1: its last two hidden layers are one module, every other one is local."""
+
+    def make(rate: float, seed: int) -> AugLocal:
+        shared: dict[str, Any] = {"hidden": common.hidden, "epochs": common.epochs, "batch_size": common.batch_size}
+        return AugLocal(1, network="mlp", lr=rate, random_state=seed, **shared)
+
+    note = "auxiliary networks of one hidden layer; the last two hidden layers are one module of back-propagation"
+    signals = ("labels", "own head", "error from above", "weights above")
+    return [Rule("AugLocal", make, (0.01, 0.03, 0.1), signals, note=note)]

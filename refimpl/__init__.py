@@ -49,6 +49,7 @@ _LAZY = {
     "ForwardGNN": "refimpl.methods.graph.forward_gnn",
     "ForwardGNNLinks": "refimpl.methods.graph.forward_gnn",
     "LanguageModel": "refimpl.methods.memory.streambp",
+    "AugLocal": "refimpl.methods.local.auglocal",
     "CounterCurrent": "refimpl.methods.local.counter_current",
     "NoProp": "refimpl.methods.local.noprop",
     "PhysicalForwardForward": "refimpl.methods.local.physical_ff",
@@ -57,6 +58,7 @@ _LAZY = {
 
 __all__ = [
     "SLTT",
+    "AugLocal",
     "BPTTClassifier",
     "BackpropClassifier",
     "BackpropGNN",

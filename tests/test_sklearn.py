@@ -18,6 +18,7 @@ from refimpl import (
     DirectFeedbackAlignmentClassifier,
     FeedbackAlignmentClassifier,
     ForwardForwardClassifier,
+    LocalBlocksClassifier,
     NoProp,
     OTTTClassifier,
     PhysicalBackpropClassifier,
@@ -51,6 +52,7 @@ LEARNERS = [
     PhysicalForwardForward(epochs=60, lr=1e-2, random_state=0),
     PhysicalBackpropClassifier(epochs=200, lr=3e-2, random_state=0),
     RidgeClassifier(random_state=0),
+    LocalBlocksClassifier(network="mlp", hidden=(32, 32), epochs=60, batch_size=32, random_state=0),
 ]
 
 # No check is excluded.

@@ -5,6 +5,7 @@ from refimpl.nn.containers import Concat, Residual, Sequential, repeat
 from refimpl.nn.layer import Layer, declare_all, initialise
 from refimpl.nn.layers import (
     Activation,
+    AdaptiveAvgPool2d,
     AvgPool2d,
     BatchNorm,
     Conv1d,
@@ -19,6 +20,7 @@ from refimpl.nn.layers import (
     Linear,
     MaxPool2d,
     Reshape,
+    Resize2d,
     RMSNorm,
     Upsample2d,
 )
@@ -30,6 +32,7 @@ __all__ = [
     "LSTM",
     "RNN",
     "Activation",
+    "AdaptiveAvgPool2d",
     "AvgPool2d",
     "BatchNorm",
     "Concat",
@@ -51,6 +54,7 @@ __all__ = [
     "RMSNorm",
     "Reshape",
     "Residual",
+    "Resize2d",
     "Scope",
     "SelfAttention",
     "Sequential",

@@ -10,6 +10,7 @@ from refimpl.data import names
 MODULES = {  # slug -> module
     "counter_current": "refimpl.methods.local.counter_current",
     "forward_gnn": "refimpl.methods.graph.forward_gnn",
+    "momentum_auxiliary": "refimpl.methods.local.momentum_auxiliary",
     "noprop": "refimpl.methods.local.noprop",
     "physical_ff": "refimpl.methods.local.physical_ff",
     "sltt": "refimpl.methods.spiking.sltt",

@@ -17,6 +17,7 @@ from refimpl.methods.local.momentum_auxiliary import claims
 from refimpl.methods.local.momentum_auxiliary.blocks import Following, input_gradient
 from refimpl.methods.local.momentum_auxiliary.learner import MomentumAuxiliary
 from refimpl.methods.local.momentum_auxiliary.objectives import Momentum
+from refimpl.methods.local.momentum_auxiliary.study import experiment, race, teach
 from refimpl.record import Paper
 
 PAPER = Paper(
@@ -38,4 +39,14 @@ PAPER = Paper(
     "front of each local head.",
 )
 
-__all__ = ["PAPER", "Following", "Momentum", "MomentumAuxiliary", "claims", "input_gradient"]
+__all__ = [
+    "PAPER",
+    "Following",
+    "Momentum",
+    "MomentumAuxiliary",
+    "claims",
+    "experiment",
+    "input_gradient",
+    "race",
+    "teach",
+]

@@ -18,7 +18,7 @@ SETTINGS: dict[str, Any] = {
     "network": "resnet",
     "width": 8,
     "blocks": 2,
-    "epochs": 20,
+    "epochs": 10,
     "batch_size": 64,
     "lr": 0.1,
     "m": 0.995,

@@ -49,6 +49,7 @@ _LAZY = {
     "ForwardGNN": "refimpl.methods.graph.forward_gnn",
     "ForwardGNNLinks": "refimpl.methods.graph.forward_gnn",
     "LanguageModel": "refimpl.methods.memory.streambp",
+    "AugLocal": "refimpl.methods.local.auglocal",
     "CounterCurrent": "refimpl.methods.local.counter_current",
     "MomentumAuxiliary": "refimpl.methods.local.momentum_auxiliary",
     "NoProp": "refimpl.methods.local.noprop",
@@ -58,6 +59,7 @@ _LAZY = {
 
 __all__ = [
     "SLTT",
+    "AugLocal",
     "BPTTClassifier",
     "BackpropClassifier",
     "BackpropGNN",

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from refimpl import data, methods, record
-from refimpl.methods.local.momentum_auxiliary import PAPER, experiment, race, teach
+from refimpl.methods.local.momentum_auxiliary import PAPER, experiment, race, rules, teach
 from refimpl.methods.local.momentum_auxiliary.claims import averaged
-from refimpl.record import Setting
+from refimpl.record import Common, Setting
 
 pytest.importorskip("matplotlib")
 from refimpl.viz import style
@@ -76,6 +76,13 @@ def test_the_step_to_read_is_small_and_in_double_precision():
     (entry,) = teach()
     step = entry.make()
     assert entry.dtype == "float64" and np.isfinite([step(), step()]).all()
+
+
+def test_its_rule_trains_the_common_network(few):
+    (rule,) = rules(Common((8, 8), 1, 50))
+    learner = rule.make(0.05, 3)
+    assert (learner.hidden, learner.lr, learner.random_state) == ((8, 8), 0.05, 3)
+    assert learner.fit(*few.train).predict(few.x_test).shape == (60,)
 
 
 def test_the_method_can_be_found_by_its_slug():

@@ -17,7 +17,7 @@ from refimpl.methods.local.momentum_auxiliary import claims
 from refimpl.methods.local.momentum_auxiliary.blocks import Following, input_gradient
 from refimpl.methods.local.momentum_auxiliary.learner import MomentumAuxiliary
 from refimpl.methods.local.momentum_auxiliary.objectives import Momentum
-from refimpl.methods.local.momentum_auxiliary.study import experiment, race, teach
+from refimpl.methods.local.momentum_auxiliary.study import experiment, race, rules, teach
 from refimpl.record import Paper
 
 PAPER = Paper(
@@ -48,5 +48,6 @@ __all__ = [
     "experiment",
     "input_gradient",
     "race",
+    "rules",
     "teach",
 ]

@@ -12,7 +12,7 @@ import numpy as np
 from refimpl.baselines import LocalBlocksClassifier
 from refimpl.data import Dataset, load
 from refimpl.methods.local.momentum_auxiliary.learner import MomentumAuxiliary
-from refimpl.record import Contender, Experiment, Step
+from refimpl.record import Common, Contender, Experiment, Rule, Step
 
 SETTINGS: dict[str, Any] = {
     "network": "resnet",
@@ -61,6 +61,16 @@ def experiment(data: Dataset, seed: int, settings: Mapping[str, Any]) -> Experim
         Contender("back-propagation", LocalBlocksClassifier(**same, modules=1), "baseline"),
     ]
     return Experiment(contenders, data, lambda figure, results: draw(figure, results, data))
+
+
+def rules(common: Common) -> list[Rule]:
+    """MAN on the common network, one module a layer."""
+
+    def make(rate: float, seed: int) -> MomentumAuxiliary:
+        shared: dict[str, Any] = {"hidden": common.hidden, "epochs": common.epochs, "batch_size": common.batch_size}
+        return MomentumAuxiliary(network="mlp", lr=rate, random_state=seed, **shared)
+
+    return [Rule("MAN", make, (0.01, 0.03, 0.1), ("labels", "own head", "weights above"))]
 
 
 # ---------------------------------------------------------------- the figure
@@ -155,7 +165,7 @@ def _make_torch_step(torch: Any) -> Any:
     nn, F = torch.nn, torch.nn.functional
     learner = _learner()
 
-    class Block(nn.Module):
+    class Block(nn.Module):  # type: ignore[name-defined]
         def __init__(self, c_in: int, c_out: int, stride: int):
             super().__init__()
             self.conv1 = nn.Conv2d(c_in, c_out, 3, stride, 1, bias=False)

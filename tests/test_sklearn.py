@@ -9,6 +9,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from refimpl import (
     SLTT,
+    AugLocal,
     BackpropClassifier,
     BackpropRegressor,
     BPTTClassifier,
@@ -52,6 +53,7 @@ LEARNERS = [
     PhysicalForwardForward(epochs=60, lr=1e-2, random_state=0),
     PhysicalBackpropClassifier(epochs=200, lr=3e-2, random_state=0),
     RidgeClassifier(random_state=0),
+    AugLocal(1, network="mlp", hidden=(32, 32, 32), epochs=60, batch_size=32, random_state=0),
     LocalBlocksClassifier(network="mlp", hidden=(32, 32), epochs=60, batch_size=32, random_state=0),
 ]
 

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import refimpl
 from refimpl import AugLocal, LocalBlocksClassifier, data, models
 from refimpl.backends import backend
 from refimpl.methods.local.auglocal import agreement, auxiliary, copied, depths, selected, strides
@@ -275,7 +276,8 @@ def test_without_a_local_layer_it_is_back_propagation(few, network):
     """d = n - 1: the same bits as the learner of one module."""
     n = {"resnet": 5, "mlp": 3}[network]
     mine = small(d=n - 1, network=network).fit(*few)
-    options = {k: v for k, v in mine.get_params().items() if k not in ("d", "tau", "selection", "unit")}
+    own = ("d", "tau", "selection", "unit", "workers")
+    options = {k: v for k, v in mine.get_params().items() if k not in own}
     twin = LocalBlocksClassifier(modules=1, **options).fit(*few)
     assert np.array_equal(mine._all[0].flat, twin._all[0].flat)
     assert np.array_equal(mine.predict_proba(few[0]), twin.predict_proba(few[0]))
@@ -311,6 +313,21 @@ def test_resumed_training_gives_the_same_bits(few, options):
     while second.progress_ < second.total_:
         second.advance()
     assert np.array_equal(second.predict_proba(few[0]), whole.predict_proba(few[0]))
+
+
+@pytest.mark.parametrize("options", [{}, {"augment": ("flip",), "d": 2}, {"network": "mlp"}], ids=str)
+@pytest.mark.parametrize("body", ["numpy", "native"])
+def test_modules_that_run_at_the_same_time_give_the_same_bits(few, options, body):
+    threads = refimpl.get_num_threads()
+    refimpl.set_num_threads(1)  # all work of a module on one thread, with and without
+    try:
+        with backend(body):
+            alone, together = (small(workers=w, **options).fit(*few) for w in (1, 3))
+    finally:
+        refimpl.set_num_threads(threads)
+    assert alone.history_ == together.history_
+    for a, b in zip(alone._all, together._all):
+        assert np.array_equal(a.flat, b.flat) and np.array_equal(a.state, b.state)
 
 
 def test_auxiliary_networks_have_no_part_in_inference(few):
@@ -351,6 +368,8 @@ def test_the_paper_s_values():
         ({"d": 1.5}, "d is 1.5"),
         ({"tau": 2}, "tau is 2"),
         ({"selection": "random"}, "selection is 'random', expected one of 'uniform'"),
+        ({"workers": 0}, "workers is 0"),
+        ({"workers": 2, "update": "end"}, "update is 'end', expected 'module' where several workers run"),
         ({"unit": "layer"}, "unit is 'layer'"),
         ({"unit": "conv", "network": "mlp"}, "expected 'block' for network 'mlp'"),
         ({"network": "vgg"}, "network is 'vgg'"),

@@ -19,7 +19,7 @@ from refimpl.methods.local.auglocal import claims
 from refimpl.methods.local.auglocal.auxiliary import agreement, auxiliary, copied
 from refimpl.methods.local.auglocal.learner import AugLocal
 from refimpl.methods.local.auglocal.schedule import depths, selected, strides
-from refimpl.methods.local.auglocal.study import experiment, race, teach
+from refimpl.methods.local.auglocal.study import experiment, race, rules, teach
 from refimpl.record import Paper
 
 PAPER = Paper(
@@ -43,6 +43,7 @@ __all__ = [
     "depths",
     "experiment",
     "race",
+    "rules",
     "selected",
     "strides",
     "teach",

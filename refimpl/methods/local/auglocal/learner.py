@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import contextvars
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import numpy as np
+
+from refimpl.backends import threads
 from refimpl.baselines import LocalBlocksClassifier
+from refimpl.data import batches
 from refimpl.methods.local.auglocal.auxiliary import UNITS, auxiliary
 from refimpl.methods.local.auglocal.schedule import SELECTIONS, depths, selected
 from refimpl.models.column import Column
-from refimpl.models.isolated import CrossEntropy
+from refimpl.models.isolated import CrossEntropy, Target
 
 __all__ = ["AugLocal"]
 
@@ -21,6 +27,11 @@ class AugLocal(LocalBlocksClassifier):
     auxiliary networks get shallower, from d blocks to (1 - tau) d + tau. selection: "uniform", "consecutive" or
     "repeated" (see schedule.selected); unit: "block" or "conv".
 
+    workers: modules that run at the same time, each on an equal share of the threads: while one trains on a batch, the
+    one below trains on the next. Each module meets the same batches in the same order and gets the same inputs as
+    without (its input was made by weights of exactly as many steps), so the result is the same; a pass over the data
+    takes one batch's time more for each module. Needs update "module".
+
     All other arguments as in LocalBlocksClassifier.
     """
 
@@ -30,6 +41,7 @@ class AugLocal(LocalBlocksClassifier):
         tau: float = 0.5,
         selection: str = "uniform",
         unit: str = "block",
+        workers: int = 1,
         network: str = "resnet",
         widths: tuple[int, ...] = (16, 32, 64),
         blocks: int = 5,
@@ -51,6 +63,7 @@ class AugLocal(LocalBlocksClassifier):
         self.tau = tau
         self.selection = selection
         self.unit = unit
+        self.workers = workers
         self.network = network
         self.widths = widths
         self.blocks = blocks
@@ -79,8 +92,12 @@ class AugLocal(LocalBlocksClassifier):
         return cls(**{**values, "augment": ("reflect", "flip"), **changes})
 
     def _check_rule(self) -> None:
-        if not isinstance(self.d, int) or isinstance(self.d, bool) or self.d < 1:
-            raise self._bad("d", "a whole number of at least 1")
+        for name in ("d", "workers"):
+            value = getattr(self, name)
+            if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < 1:
+                raise self._bad(name, "a whole number of at least 1")
+        if self.workers > 1 and self.update != "module":
+            raise self._bad("update", "'module' where several workers run")
         if not 0 <= self.tau <= 1:
             raise self._bad("tau", "a number in [0, 1]")
         for name, allowed in (("selection", SELECTIONS), ("unit", UNITS)):
@@ -97,6 +114,48 @@ class AugLocal(LocalBlocksClassifier):
     def _objective(self, column: Column, cuts: tuple[int, ...], j: int) -> CrossEntropy:
         l = cuts[j]
         return CrossEntropy(auxiliary(column, l, self.picks(column, l), self.unit))
+
+    # ------------------------------------------------------------ modules at the same time
+
+    def _advance(self, unit):
+        return super()._advance(unit) if self.workers == 1 else self._pipelined()
+
+    def _pipelined(self) -> dict[str, float]:
+        """One pass over the data, tick by tick: in tick t module j trains on batch t - j."""
+        n, last = len(self._y), len(self._modules) - 1
+        total = np.zeros(last + 1)
+        order = batches(n, self.batch_size, self._rngs["order"])
+        threads.use_limits()
+        share = max(1, threads.get_num_threads() // self.workers)
+        waiting: dict[int, Any] = {}  # by module: its input, the target, the batch's part of the data
+        with ThreadPoolExecutor(self.workers) as pool:
+            while True:
+                rows = next(order, None)
+                if rows is not None:
+                    image, y = self._batch(rows)
+                    waiting[0] = self._prepared(image), Target(y, image), len(rows) / n
+                if not waiting:
+                    return self._metrics(total)
+                jobs = {
+                    j: pool.submit(contextvars.copy_context().run, self._train_module, j, x, target, share)
+                    for j, (x, target, _) in waiting.items()
+                }
+                above: dict[int, Any] = {}
+                for j, job in jobs.items():
+                    h, loss = job.result()
+                    total[j] += loss * waiting[j][2]
+                    if j < last:
+                        above[j + 1] = h, *waiting[j][1:]
+                waiting = above
+
+    def _train_module(self, j: int, x: np.ndarray, target: Target, share: int) -> tuple[np.ndarray, float]:
+        """One step of one module alone; its output and its loss."""
+        threads.limit.set(share)
+        module, params, grads = self._modules[j], self._all[j], self._grads[j]
+        h, loss, saved = module.forward(params, x, target)
+        module.backward(params, grads, saved)
+        self._update(j)
+        return h, loss
 
     def picks(self, column: Column, l: int) -> tuple[int, ...]:
         """The layers that the auxiliary network of layer l copies."""

@@ -12,11 +12,11 @@ from refimpl.baselines import LocalBlocksClassifier, RidgeClassifier
 from refimpl.data import Dataset, load
 from refimpl.methods.local.auglocal.learner import AugLocal
 from refimpl.methods.local.auglocal.schedule import depths, selected, strides
-from refimpl.models.column import Column, resnet_column
-from refimpl.record import Contender, Experiment, Step
+from refimpl.models.column import Column
+from refimpl.record import Common, Contender, Experiment, Rule, Step
 
 # Settings of `refimpl run auglocal --set name=value`.
-SETTINGS: dict[str, Any] = {"network": "resnet", "d": 2, "tau": 0.5, "width": 8, "blocks": 2, "epochs": 20}
+SETTINGS: dict[str, Any] = {"network": "resnet", "d": 2, "tau": 0.5, "width": 8, "blocks": 2, "epochs": 15}
 SETTINGS |= {"batch_size": 64, "lr": 0.1}
 QUICK_EPOCHS = 4
 
@@ -54,6 +54,8 @@ def experiment(data: Dataset, seed: int, settings: Mapping[str, Any]) -> Experim
 
 def draw(figure: Any, results: list[dict[str, Any]], data: Dataset) -> None:
     """The column and its thinned copies; what each module keeps; what each layer knows; the accuracies."""
+    from matplotlib.ticker import PercentFormatter
+
     from refimpl.viz import style
 
     figure.set_size_inches(2 * style.WIDTH * 0.85, 2 * style.HEIGHT)
@@ -71,7 +73,7 @@ def draw(figure: Any, results: list[dict[str, Any]], data: Dataset) -> None:
     memory.set(title="Kept for the backward pass", xlabel="module", ylabel=f"MiB, {_BATCH} images", ylim=(0, None))
     memory.legend()
     knows.set(title="What each layer knows", xlabel="layer", ylabel="test accuracy of a linear read-out")
-    style.percent_axis(knows.yaxis)
+    knows.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0, symbol=" %"))
     in_order = results[::-1]
     values = [r["score"] for r in in_order]
     colours = [style.BASELINE if r["role"] == "baseline" else style.colour(0) for r in in_order]
@@ -133,9 +135,8 @@ def draw_columns(ax: Any, column: Column, d: int, tau: float = 0.5, selection: s
         y_of = 0.8 * extent[l] / extent[0]
         box(l, 0, max(0.25, y_of), style.colour(0), column.widths[l])
         ax.annotate(str(l), (l, 0.52), ha="center", va="bottom", color=style.MUTED, fontsize=8)
-        if l < n - 1:
-            cut = l < rows
-            ax.plot([l + 0.5] * 2, [-0.45, 0.45], ":" if cut else "", color=style.colour(1), linewidth=1.4)
+        if l < rows:
+            ax.plot([l + 0.5] * 2, [-0.45, 0.45], ":", color=style.colour(1), linewidth=1.4)
     ax.annotate("read-out", (n - 0.55, 0), va="center", fontsize=8.5)
     for l, depth in enumerate(deep):
         y = -1.0 - 0.62 * l
@@ -269,6 +270,16 @@ def _small_step() -> Any:
     return lambda: float(sum(learner._step(x[shown], digits.y_train[shown])))
 
 
-def pilot_column() -> Column:
-    """The network of the claims: n = 7 layers of widths 8, 16 and 32."""
-    return resnet_column(_SHAPE, _K, (8, 16, 32), 2)
+# ---------------------------------------------------------------- for `refimpl compare`
+
+
+def rules(common: Common) -> list[Rule]:
+    """The common network with d = 1: its last two hidden layers are one module, every other one is local."""
+
+    def make(rate: float, seed: int) -> AugLocal:
+        shared: dict[str, Any] = {"hidden": common.hidden, "epochs": common.epochs, "batch_size": common.batch_size}
+        return AugLocal(1, network="mlp", lr=rate, random_state=seed, **shared)
+
+    note = "auxiliary networks of one hidden layer; the last two hidden layers are one module of back-propagation"
+    signals = ("labels", "own head", "error from above", "weights above")
+    return [Rule("AugLocal", make, (0.01, 0.03, 0.1), signals, note=note)]

@@ -13,6 +13,7 @@ from refimpl.baselines.forward_forward import ForwardForwardClassifier
 from refimpl.baselines.graph import BackpropGNN, BackpropLinks
 from refimpl.baselines.ottt import OTTTClassifier, ottt_gradient
 from refimpl.baselines.physical import PhysicalBackpropClassifier
+from refimpl.baselines.recurrent import RecurrentClassifier
 from refimpl.baselines.ridge import RidgeClassifier
 from refimpl.baselines.target_propagation import DifferenceTargetPropagationClassifier
 
@@ -30,6 +31,7 @@ __all__ = [
     "OTTTClassifier",
     "PhysicalBackpropClassifier",
     "RandomTargetProjectionClassifier",
+    "RecurrentClassifier",
     "RidgeClassifier",
     "ShallowClassifier",
     "UnrolledFlowClassifier",

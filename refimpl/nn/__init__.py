@@ -20,6 +20,7 @@ from refimpl.nn.layers import (
     MaxPool2d,
     Reshape,
     RMSNorm,
+    RowLinear,
     Upsample2d,
 )
 from refimpl.nn.params import Init, Parameter, Params, Scope
@@ -51,6 +52,7 @@ __all__ = [
     "RMSNorm",
     "Reshape",
     "Residual",
+    "RowLinear",
     "Scope",
     "SelfAttention",
     "Sequential",

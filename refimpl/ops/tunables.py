@@ -805,3 +805,47 @@ def _cubic_wave(x: Any, mixing: Any, coupling: Any, strength: Any) -> int:
 
 
 tunable("cubic_wave", "x", _cubic_wave_args, SEQUENCES, _cubic_wave, "gemm")
+
+# ---------------------------------------------------------------- layers with targets; N = D, ten classes
+
+
+def _labels(B: int) -> np.ndarray:
+    return np.arange(B) % 10
+
+
+def _target_loss(normal: Normal, n: int) -> dict[str, Any]:
+    z = normal(*_rows(n))
+    return {"z": z, "labels": _labels(len(z)), "codes": normal(10, z.shape[1])}
+
+
+def _target_step(normal: Normal, n: int) -> dict[str, Any]:
+    """Two products of n / 2 = B D N multiplications, B = D = N."""
+    free = _bits(n) - 1
+    d = 1 << free // 3
+    x = normal(1 << free - 2 * (free // 3), d)
+    args = {"x": x, "labels": _labels(len(x)), "weight": normal(d, d), "bias": normal(d), "codes": normal(10, d)}
+    return {**args, "v_weight": None, "v_bias": None, "lr": 1e-6}
+
+
+def _target_step_work(x: Any, labels: Any, weight: Any, *_: Any, **__: Any) -> int:
+    return 2 * len(x) * weight.size
+
+
+def _rnn_target_cell(normal: Normal, n: int) -> dict[str, Any]:
+    """Four products of n / 4 = B D N multiplications, B = D = N."""
+    free = _bits(n) - 2
+    d = 1 << free // 3
+    x = normal(1 << free - 2 * (free // 3), d)
+    scale = np.float32(d**-0.5)
+    weights = {"w_x": normal(d, d) * scale, "w_h": normal(d, d) * scale, "bias": normal(d)}
+    args = {"x": x, "h": normal(len(x), d), "labels": _labels(len(x)), "codes": normal(10, d), **weights}
+    return args | {f"d{name}": np.zeros_like(w) for name, w in weights.items()}
+
+
+def _rnn_target_work(x: Any, h: Any, *_: Any, **__: Any) -> int:
+    return 2 * h.shape[1] * (x.size + h.size)
+
+
+tunable("target_loss", "z", _target_loss, ELEMENTS)
+tunable("target_step", "x", _target_step, SEQUENCES, _target_step_work, "target gemm")
+tunable("rnn_target_cell", "x", _rnn_target_cell, SEQUENCES, _rnn_target_work, "gemm")

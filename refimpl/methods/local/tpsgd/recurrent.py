@@ -1,0 +1,169 @@
+"""TPSGD for recurrent networks: targets in time, nothing passed back through it.
+
+    h_t = tanh(x_t W + h_{t-1} U + b),    d_t = c_t dJ(h_t, t_t)/dz_t                                              (6)
+    dW = Σ_t x_t^T d_t,  dU = Σ_t h_{t-1}^T d_t,  db = Σ_t d_t        h_{t-1} counts as a constant                 (7)
+c_t says when the target counts: 1 / T at all steps, 1 at the last, a ramp 2 t / (T (T + 1)), or 1 / (T - t_0 + 1) from
+step t_0 on. Each of the stacked layers has codes of its own; its input is the state of the layer below at the same
+step, a constant too. So the layers go through time together, and all that is kept is the present state: memory does not
+grow with T. The LSTM's target is compared with h = o tanh(c), and its error goes through the gates of the same step:
+    d_o = dh tanh(c) o (1 - o),   dc = dh o (1 - tanh^2 c),   d_i = dc g i (1 - i),   d_f = dc c_{t-1} f (1 - f),
+    d_g = dc i (1 - g^2)                                                                                           (8)
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from refimpl import ops
+from refimpl.methods.local.tpsgd.codes import Projections
+from refimpl.models.recurrent_classifier import SequenceClassifier
+from refimpl.ops.target import LOSSES
+
+__all__ = ["TPSGDRecurrent", "step_weights"]
+
+
+def step_weights(steps: str | int, T: int) -> np.ndarray:
+    """c_t for t = 1 .. T, which sum to 1: "all", "last", "ramp", or the first step that counts. Raises ValueError."""
+    t = np.arange(1, T + 1)
+    if isinstance(steps, str) and steps in ("all", "last", "ramp"):
+        weights: Any = {"all": np.ones(T), "last": t == T, "ramp": t}[steps]
+    elif isinstance(steps, int | np.integer) and not isinstance(steps, bool) and 1 <= steps <= T:
+        weights = t >= steps
+    else:
+        raise ValueError(f"TPSGDRecurrent: steps is {steps!r}, expected 'all', 'last', 'ramp', or a step from 1 to {T}")
+    return weights / weights.sum()
+
+
+class TPSGDRecurrent(SequenceClassifier):
+    """Classification of sequences X (n, T, ...) by target projection in recurrent layers, rnn or lstm, also stacked.
+
+    loss, delta, p: as in TPSGD (no "logistic" for the LSTM); steps: which steps have targets (`step_weights`); update:
+    "accumulate" over the sequence and step once, or "online" after every time step. y (n,) is the label of the sequence,
+    or y (n, T) that of each step, whose code is then the target of the step. keep_codes, radius, lr, hidden_lr,
+    momentum, epochs, batch_size: as in TPSGD and RecurrentClassifier.
+
+    Reproducible for a given random_state, backend and thread count.
+    """
+
+    def __init__(
+        self,
+        cell: str = "rnn",
+        hidden: tuple[int, ...] = (64,),
+        loss: str = "l2",
+        delta: float = 1.0,
+        p: float = 1.0,
+        steps: str | int = "all",
+        update: str = "accumulate",
+        keep_codes: bool = False,
+        radius: float = 0.9,
+        lr: float = 0.05,
+        hidden_lr: float | None = 0.005,
+        momentum: float = 0.9,
+        epochs: int = 10,
+        batch_size: int = 64,
+        dtype: str = "float32",
+        random_state: Any = None,
+    ):
+        self.cell = cell
+        self.hidden = hidden
+        self.loss = loss
+        self.delta = delta
+        self.p = p
+        self.steps = steps
+        self.update = update
+        self.keep_codes = keep_codes
+        self.radius = radius
+        self.lr = lr
+        self.hidden_lr = hidden_lr
+        self.momentum = momentum
+        self.epochs = epochs
+        self.batch_size = batch_size
+        self.dtype = dtype
+        self.random_state = random_state
+
+    def _check_settings(self) -> None:
+        super()._check_settings()
+        if self.loss not in LOSSES or (self.cell == "lstm" and self.loss == "logistic"):
+            raise self._bad("loss", f"one of {', '.join(LOSSES)}; no logistic for an LSTM, whose state is no tanh")
+        if self.update not in ("accumulate", "online"):
+            raise self._bad("update", "'accumulate' or 'online'")
+        for name in ("delta", "p"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise self._bad(name, "a positive finite number")
+
+    def _begin(self, X, y):
+        super()._begin(X, y)
+        self._weights = step_weights(self.steps, self._X.shape[1])
+        key = self._rngs["train"].integers(0, 2**63)
+        self._rngs["codes"] = np.random.Generator(np.random.Philox(key=key))
+        self._codes_from_key()
+
+    def _codes_from_key(self) -> None:
+        self._kept: dict[int, np.ndarray] = {}
+        state: Any = self._rngs["codes"].bit_generator.state
+        key = int(state["state"]["key"][0])
+        self._projections = Projections(key, len(self.classes_), self.p, self.loss, True, self.dtype)
+
+    def restore(self, arrays, meta):
+        super().restore(arrays, meta)
+        self._codes_from_key()
+
+    def codes(self, k: int) -> np.ndarray:
+        """Codes (K, width) of layer k; reachable by tanh, in the LSTM too, whose |h| is below 1."""
+        found = self._kept.get(k)
+        if found is None:
+            found = self._projections.table(k, self.hidden[k], "tanh")
+            if self.keep_codes:
+                self._kept[k] = found
+        return found
+
+    # ------------------------------------------------------------ one batch
+
+    def _step(self, x, y):
+        B, T, _ = x.shape
+        layers, codes = range(len(self._layers)), [self.codes(k) for k in range(len(self._layers))]
+        h = [np.zeros((B, n), x.dtype) for n in self.hidden]
+        c = [np.zeros_like(a) for a in h] if self.cell == "lstm" else []
+        losses = {f"local{k + 1}": 0.0 for k in layers}
+        loss = 0.0
+        for t in range(T):
+            u, weight = np.ascontiguousarray(x[:, t]), float(self._weights[t])
+            labels = np.ascontiguousarray(y[:, t]) if self.every_step_ else y
+            for k in layers:
+                u, J = self._cell(k, u, h, c, labels, codes[k], weight)
+                losses[f"local{k + 1}"] += weight * J
+                if self.update == "online" and weight:
+                    self._apply(f"layer{k}")
+            if self.every_step_:
+                loss += self._read(u, labels, 1 / T)[0]
+        if not self.every_step_:
+            loss = self._read(h[-1], y)[0]
+        for name in self._params:
+            if name == "readout" or self.update == "accumulate":
+                self._apply(name)
+        return {"loss": loss, **losses}
+
+    def _cell(
+        self, k: int, u: np.ndarray, h: list, c: list, labels: np.ndarray, codes: np.ndarray, weight: float
+    ) -> tuple[np.ndarray, float]:
+        """Layer k at one step: h[k] (and c[k]) become the next ones, and (7) is added to its gradients."""
+        params, grads = self._params[f"layer{k}"], self._grads[f"layer{k}"]
+        own = params["w_x"], params["w_h"], params["bias"]
+        into = grads["w_x"], grads["w_h"], grads["bias"]
+        scale = weight / len(u)
+        if self.cell == "lstm":
+            h_next, c_next, gates = ops.lstm_cell(u, h[k], c[k], *own)
+            _, J, dh = ops.target_loss(h_next, labels, codes, self.loss, "identity", self.delta, scale)
+            if weight:
+                gradients = ops.lstm_cell_backward(dh, None, u, h[k], c[k], *own[:2], c_next, gates)[3:]  # (8)
+                for a, d in zip(into, gradients):
+                    a += d
+            h[k], c[k] = h_next, c_next
+        elif weight:
+            h[k], J = ops.rnn_target_cell(u, h[k], labels, codes, *own, *into, scale, self.loss, self.delta)  # (6), (7)
+        else:
+            h[k], J = ops.rnn_cell(u, h[k], *own), np.zeros(1)
+        return h[k], float(J.mean())

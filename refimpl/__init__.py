@@ -51,11 +51,15 @@ _LAZY = {
     "CounterCurrent": "refimpl.methods.local.counter_current",
     "NoProp": "refimpl.methods.local.noprop",
     "PhysicalForwardForward": "refimpl.methods.local.physical_ff",
+    "RecurrentClassifier": "refimpl.baselines",
+    "TPSGD": "refimpl.methods.local.tpsgd",
+    "TPSGDRecurrent": "refimpl.methods.local.tpsgd",
     "trace": "refimpl.lab.trace",
 }
 
 __all__ = [
     "SLTT",
+    "TPSGD",
     "BPTTClassifier",
     "BackpropClassifier",
     "BackpropGNN",
@@ -75,8 +79,10 @@ __all__ = [
     "PhysicalBackpropClassifier",
     "PhysicalForwardForward",
     "RandomTargetProjectionClassifier",
+    "RecurrentClassifier",
     "RidgeClassifier",
     "ShallowClassifier",
+    "TPSGDRecurrent",
     "UnrolledFlowClassifier",
     "__version__",
     "arena",

@@ -179,4 +179,3 @@ class SequenceClassifier(Classifier):
         if y.shape != predicted.shape:
             raise ValueError(f"{type(self).__name__}: y has shape {y.shape}, expected {predicted.shape}")
         return float(np.mean(predicted == y))
-

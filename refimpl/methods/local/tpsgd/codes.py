@@ -2,9 +2,9 @@
 
     P_i ~ N(0, p^2), one row a class,   t = reach(y* P_i)                                                         (1)
 
-A random code is as good a target as any: in N dimensions ten random directions are nearly orthogonal, so classes that are
-pulled towards their codes come apart. P_i is never trained. Nothing of it is stored but a key: row k of layer i is drawn
-from a counter-based generator (Philox) whose counter begins at (i, k), so any row can be drawn again at any time, alone.
+A random code is as good a target as any: in N dimensions ten random directions are nearly orthogonal, so classes that
+are pulled towards their codes come apart. P_i is never trained. Nothing of it is stored but a key: row k of layer i is
+drawn from a counter-based generator (Philox) whose counter begins at (i, k), so any row can be drawn again, alone.
 """
 
 from __future__ import annotations

@@ -134,7 +134,9 @@ def local_layers(net: Layer, target: str = "map") -> list[LocalLayer]:
         if not all(isinstance(layers[name], BatchNorm) for name in below[1:]):
             raise ValueError(f"tpsgd: expected only batch norm between {stage.weighted!r} and its activation")
         if any(layers[name].declare() for name in above):
-            raise ValueError(f"tpsgd: expected only layers without parameters behind the activation of {stage.weighted!r}")
+            raise ValueError(
+                f"tpsgd: expected only layers without parameters behind the activation of {stage.weighted!r}"
+            )
         if target == "pooled":
             while above and isinstance(layers[above[0]], MaxPool2d):
                 below.append(above.pop(0))

@@ -23,7 +23,7 @@ from refimpl import models, ops, optim
 from refimpl.data import batches
 from refimpl.estimator import Classifier, generator
 from refimpl.methods.local.tpsgd.codes import Projections
-from refimpl.methods.local.tpsgd.layers import ACTIVATIONS, LocalLayer, convnet, local_layers, pass_on, rows_mlp
+from refimpl.methods.local.tpsgd.layers import ACTIVATIONS, convnet, local_layers, pass_on, rows_mlp
 from refimpl.nn import Activation, Layer, Params, initialise
 from refimpl.ops.target import LOSSES
 
@@ -44,8 +44,8 @@ class TPSGD(Classifier):
     schedule: "simultaneous" or "greedy" (one layer after the other, `epochs` each); refresh: a layer passes on what it
     says after its update; lr, hidden_lr (None: lr; a sequence: one a hidden layer), momentum, epochs, batch_size.
 
-    Adaptors: source, a fitted learner with the same network (a BackpropClassifier or TPSGD), gives the first weights and
-    the classes; layers: numbers of the hidden layers to train, None for all; train_output False freezes the last one.
+    Adaptors: source, a fitted learner (a BackpropClassifier or TPSGD), gives the network, its first weights and the
+    classes; layers: numbers of the hidden layers to train, None for all; train_output False freezes the last one.
 
     Reproducible for a given random_state, backend and thread count.
     """

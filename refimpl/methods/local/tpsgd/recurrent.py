@@ -41,8 +41,8 @@ class TPSGDRecurrent(SequenceClassifier):
     """Classification of sequences X (n, T, ...) by target projection in recurrent layers, rnn or lstm, also stacked.
 
     loss, delta, p: as in TPSGD (no "logistic" for the LSTM); steps: which steps have targets (`step_weights`); update:
-    "accumulate" over the sequence and step once, or "online" after every time step. y (n,) is the label of the sequence,
-    or y (n, T) that of each step, whose code is then the target of the step. keep_codes, radius, lr, hidden_lr,
+    "accumulate" over the sequence and step once, or "online" after every time step. y (n,) is the label of the
+    sequence, or y (n, T) that of each step, whose code is then the target of the step. keep_codes, radius, lr, hidden_lr,
     momentum, epochs, batch_size: as in TPSGD and RecurrentClassifier.
 
     Reproducible for a given random_state, backend and thread count.

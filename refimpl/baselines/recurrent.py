@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from refimpl import ops
+from refimpl import ops, optim
 from refimpl.models.recurrent_classifier import SequenceClassifier
 
 __all__ = ["RecurrentClassifier"]
@@ -28,7 +28,8 @@ class RecurrentClassifier(SequenceClassifier):
 
     cell "rnn" or "lstm"; hidden: widths of the layers; window: how many steps back the gradient goes (above); radius:
     of the first recurrent weights, which are orthogonal; lr, hidden_lr (of the recurrent layers, None: lr), momentum;
-    epochs, batch_size. y (n,) has the label of each sequence, or y (n, T) that of each step (window None or 0 then).
+    clip: largest gradient norm of a layer, or None; epochs, batch_size. y (n,) has the label of each sequence, or
+    y (n, T) that of each step (window None or 0 then).
     Reproducible for a given random_state, backend and thread count.
     """
 
@@ -41,6 +42,7 @@ class RecurrentClassifier(SequenceClassifier):
         lr: float = 0.05,
         hidden_lr: float | None = None,
         momentum: float = 0.9,
+        clip: float | None = None,
         epochs: int = 10,
         batch_size: int = 64,
         dtype: str = "float32",
@@ -53,6 +55,7 @@ class RecurrentClassifier(SequenceClassifier):
         self.lr = lr
         self.hidden_lr = hidden_lr
         self.momentum = momentum
+        self.clip = clip
         self.epochs = epochs
         self.batch_size = batch_size
         self.dtype = dtype
@@ -62,6 +65,8 @@ class RecurrentClassifier(SequenceClassifier):
         super()._check_settings()
         if self.window is not None and (not isinstance(self.window, int | np.integer) or self.window < 0):
             raise self._bad("window", "None or a whole number of at least 0")
+        if self.clip is not None and not self.clip > 0:
+            raise self._bad("clip", "None or a positive number")
 
     def _begin(self, X, y):
         super()._begin(X, y)
@@ -70,6 +75,9 @@ class RecurrentClassifier(SequenceClassifier):
 
     def _step(self, x, y):
         loss = self._gradients(x, y)
+        for grads in self._grads.values():
+            if self.clip is not None:
+                optim.clip_by_norm(grads, self.clip)
         for name in self._params:
             if name == "readout" or self.window != 0:
                 self._apply(name)

@@ -59,6 +59,7 @@ class SequenceClassifier(Classifier):
     batch_size: int
     dtype: str
     random_state: Any
+    _frame: tuple[int, ...]
 
     def _bad(self, name: str, expected: str) -> ValueError:
         return ValueError(f"{type(self).__name__}: {name} is {getattr(self, name)!r}, expected {expected}")
@@ -107,12 +108,15 @@ class SequenceClassifier(Classifier):
         self.total_ = int(self.epochs)
 
     def _sequences(self, X: Any, reset: bool) -> np.ndarray:
-        """X as (n, T, D)."""
-        X = self._check_X(X, self.dtype, reset=reset)
-        if X.ndim < 3 or (not reset and X.shape[2:] != self._input_shape[1:]):
-            frame = "features..." if reset else ", ".join(map(str, self._input_shape[1:]))
+        """X as (n, T, D): of any length T, with frames as in `fit`."""
+        X = np.asarray(X)
+        if X.ndim < 3 or X.shape[1] < 1 or (not reset and X.shape[2:] != self._frame):
+            frame = "features..." if reset else ", ".join(map(str, self._frame))
             raise ValueError(f"{type(self).__name__}: X has shape {X.shape}, expected (sequences, steps, {frame})")
-        return X.reshape(*X.shape[:2], -1)
+        if reset:
+            self._frame = X.shape[2:]
+        n, T = X.shape[:2]
+        return self._check_X(X.reshape(n * T, *self._frame), self.dtype, reset).reshape(n, T, -1)
 
     # ------------------------------------------------------------ training
 

@@ -68,5 +68,5 @@ def class_means(learner: Any, X: Any, y: Any) -> list[np.ndarray]:
         raise ValueError(f"class_means: X has {len(activations[0])} samples, but y has {len(y)}")
     missing = [k for k in learner.classes_ if not (y == k).any()]
     if missing:
-        raise ValueError(f"class_means: y has no sample of class {missing[0]!r}")
+        raise ValueError(f"class_means: y has no sample of class {missing[0].item()!r}")
     return [np.stack([a[y == k].mean(axis=0).ravel() for k in learner.classes_]) for a in activations]

@@ -13,6 +13,7 @@ cross-entropy, d_L = softmax(z_L) - y*.
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -173,8 +174,8 @@ class TPSGD(Classifier):
         self._params = {f"layer{i}": initialise(part.net, rng, self.dtype) for i, part in enumerate(self._parts)}
         if self.source is not None:
             self._take_over()
-        # The key of the projections lives in a generator that is never used: so checkpoints hold it.
-        self._rngs["codes"] = np.random.Generator(np.random.Philox(key=rng.integers(0, 2**63)))
+        # The key of the projections lives in a generator that never moves on: so checkpoints hold it.
+        self._rngs["codes"] = np.random.default_rng(rng.integers(0, 2**32, 4).tolist())
         self._measure(X[:1])
         self._codes_from_key()
         self._check_layers()
@@ -199,7 +200,7 @@ class TPSGD(Classifier):
         numbers = np.minimum(np.searchsorted(old, new), len(old) - 1)
         if (old[numbers] != new).any():
             odd = new[old[numbers] != new][0]
-            raise ValueError(f"{type(self).__name__}: y holds the class {odd!r}, which `source` does not know")
+            raise ValueError(f"{type(self).__name__}: y holds the class {odd.item()!r}, which `source` does not know")
         self.classes_ = old
         return numbers[y]
 
@@ -218,8 +219,7 @@ class TPSGD(Classifier):
 
     def _codes_from_key(self) -> None:
         self._kept: dict[int, np.ndarray] = {}
-        state: Any = self._rngs["codes"].bit_generator.state
-        key = int(state["state"]["key"][0])
+        key = int(copy.deepcopy(self._rngs["codes"]).integers(0, 2**63))
         self._projections = Projections(key, len(self.classes_), self.p, self.loss, self.squash, self.dtype)
 
     def restore(self, arrays, meta):

@@ -12,6 +12,7 @@ grow with T. The LSTM's target is compared with h = o tanh(c), and its error goe
 
 from __future__ import annotations
 
+import copy
 import math
 from typing import Any
 
@@ -42,8 +43,8 @@ class TPSGDRecurrent(SequenceClassifier):
 
     loss, delta, p: as in TPSGD (no "logistic" for the LSTM); steps: which steps have targets (`step_weights`); update:
     "accumulate" over the sequence and step once, or "online" after every time step. y (n,) is the label of the
-    sequence, or y (n, T) that of each step, whose code is then the target of the step. keep_codes, radius, lr, hidden_lr,
-    momentum, epochs, batch_size: as in TPSGD and RecurrentClassifier.
+    sequence, or y (n, T) that of each step, whose code is then the target of the step. keep_codes, radius, lr,
+    hidden_lr, momentum, epochs, batch_size: as in TPSGD and RecurrentClassifier.
 
     Reproducible for a given random_state, backend and thread count.
     """
@@ -97,14 +98,13 @@ class TPSGDRecurrent(SequenceClassifier):
     def _begin(self, X, y):
         super()._begin(X, y)
         self._weights = step_weights(self.steps, self._X.shape[1])
-        key = self._rngs["train"].integers(0, 2**63)
-        self._rngs["codes"] = np.random.Generator(np.random.Philox(key=key))
+        # The key of the projections lives in a generator that never moves on: so checkpoints hold it.
+        self._rngs["codes"] = np.random.default_rng(self._rngs["train"].integers(0, 2**32, 4).tolist())
         self._codes_from_key()
 
     def _codes_from_key(self) -> None:
         self._kept: dict[int, np.ndarray] = {}
-        state: Any = self._rngs["codes"].bit_generator.state
-        key = int(state["state"]["key"][0])
+        key = int(copy.deepcopy(self._rngs["codes"]).integers(0, 2**63))
         self._projections = Projections(key, len(self.classes_), self.p, self.loss, True, self.dtype)
 
     def restore(self, arrays, meta):

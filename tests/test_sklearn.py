@@ -9,6 +9,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from refimpl import (
     SLTT,
+    TPSGD,
     BackpropClassifier,
     BackpropRegressor,
     BPTTClassifier,
@@ -51,6 +52,8 @@ LEARNERS = [
     PhysicalForwardForward(epochs=60, lr=1e-2, random_state=0),
     PhysicalBackpropClassifier(epochs=200, lr=3e-2, random_state=0),
     RidgeClassifier(random_state=0),
+    TPSGD(hidden=(32,), epochs=60, batch_size=16, random_state=0),
+    TPSGD(hidden=(32,), loss="logistic", schedule="greedy", epochs=60, batch_size=16, random_state=0),
 ]
 
 # No check is excluded.

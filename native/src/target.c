@@ -8,7 +8,8 @@
  * of a unit needs its own activity alone. A batch goes the same way, a block of units at a time: its rows of W are
  * read, used B times, updated by a product of rank B and written while they lie in L2. Blocks share nothing, so threads
  * need no barrier, and the result does not depend on their number. The cosine couples the units and takes two passes.
- * rnn_target_cell does 4 B N (D + N) flops on weights that stay in cache from step to step.
+ * rnn_target_sequence does 4 B T N (D + N) flops; the input's products and both gradients are one product each over all
+ * steps, only h U goes step by step, on weights that stay in cache.
  */
 #include "target.h"
 #include "gemm.h"
@@ -361,22 +362,31 @@ int RI(target_step)(const real *x, const i64 *labels, real *weight, real *bias, 
     return RI_OK;
 }
 
-/* ---------------------------------------------------------------- a recurrent step */
+/* ---------------------------------------------------------------- a recurrent layer */
 
-int RI(rnn_target_cell)(const real *x, const real *h, const i64 *labels, const real *codes, const real *w_x,
-                        const real *w_h, const real *bias, real *dw_x, real *dw_h, real *dbias, double scale, int loss,
-                        double delta, i64 B, i64 D, i64 N, i64 K, real *y, real *J, int threads) {
-    if (outside(labels, B, K)) return RI_INDEX;
-    real *z = ri_workspace(RI_WS_OP, sizeof(real) * (size_t)(B * N + 1));
-    real *d = ri_workspace(RI_WS_OP2, sizeof(real) * (size_t)(B * N + 1));
+int RI(rnn_target_sequence)(const real *x, const real *h0, const i64 *labels, const real *codes, const real *w_x,
+                            const real *w_h, const real *bias, real *dw_x, real *dw_h, real *dbias, const real *weights,
+                            int loss, double delta, i64 B, i64 T, i64 D, i64 N, i64 K, real *y, real *J, int threads) {
+    i64 rows = B * T;
+    if (outside(labels, rows, K)) return RI_INDEX;
+    real *z = ri_workspace(RI_WS_OP, sizeof(real) * (size_t)(rows * N + 1));
+    real *d = ri_workspace(RI_WS_OP2, sizeof(real) * (size_t)(2 * rows * N + 1));
     if (!z || !d) return RI_NOMEM;
-    int status = RI_INTERNAL(gemm_bias)(0, 0, B, N, D, x, D, w_x, N, bias, 0, z, N, threads);
-    if (status == RI_OK) status = RI_INTERNAL(gemm)(0, 0, B, N, N, h, N, w_h, N, 1, z, N, threads);
-    if (status != RI_OK) return status;
-    for (i64 b = 0; b < B; b++)
-        J[b] = row(loss, TANH, z + b * N, codes + labels[b] * N, N, (real)delta, (real)scale, y + b * N, d + b * N);
-    status = RI_INTERNAL(gemm)(1, 0, D, N, B, x, D, d, N, 1, dw_x, N, threads);
-    if (status == RI_OK) status = RI_INTERNAL(gemm)(1, 0, N, N, B, h, N, d, N, 1, dw_h, N, threads);
-    if (status == RI_OK) add_rows(d, B, N, N, dbias);
+    real *before = d + rows * N;
+    int status = RI_INTERNAL(gemm_bias)(0, 0, rows, N, D, x, D, w_x, N, bias, 0, z, N, threads);
+    for (i64 t = 0; t < T && status == RI_OK; t++) {
+        const real *h = t ? y + (t - 1) * N : h0;
+        i64 step = t ? T * N : N; /* from one sample's state to the next */
+        status = RI_INTERNAL(gemm)(0, 0, B, N, N, h, step, w_h, N, 1, z + t * N, T * N, threads);
+        for (i64 b = 0; b < B && status == RI_OK; b++) {
+            i64 at = b * T + t;
+            for (i64 j = 0; j < N; j++) before[at * N + j] = h[b * step + j];
+            J[at] =
+                row(loss, TANH, z + at * N, codes + labels[at] * N, N, (real)delta, weights[t], y + at * N, d + at * N);
+        }
+    }
+    if (status == RI_OK) status = RI_INTERNAL(gemm)(1, 0, D, N, rows, x, D, d, N, 1, dw_x, N, threads);
+    if (status == RI_OK) status = RI_INTERNAL(gemm)(1, 0, N, N, rows, before, N, d, N, 1, dw_h, N, threads);
+    if (status == RI_OK) add_rows(d, rows, N, N, dbias);
     return status;
 }

@@ -34,8 +34,9 @@ from refimpl.backends import operation
 from refimpl.ops import _check
 from refimpl.ops.activation import _sigmoid
 from refimpl.ops.goodness import _inverse
+from refimpl.ops.recurrent import _before, _rows
 
-__all__ = ["rnn_target_cell", "target_loss", "target_step"]
+__all__ = ["rnn_target_sequence", "target_loss", "target_step"]
 
 LOSSES = ("l2", "l1", "logistic", "huber", "cosine", "linear")  # numbered as in target.c
 ACTIVATIONS = ("tanh", "sigmoid", "relu", "identity")
@@ -53,9 +54,9 @@ def _kinds(op: str, loss: str, activation: str, delta: float) -> tuple[int, int]
     return LOSSES.index(loss), ACTIVATIONS.index(activation)
 
 
-def _check_codes(op: str, labels: np.ndarray, codes: np.ndarray, B: int, N: int) -> None:
+def _check_codes(op: str, labels: np.ndarray, codes: np.ndarray, shape: tuple[int, ...], N: int) -> None:
     _check.integers(op, "labels", labels)
-    _check.shape(op, "labels", labels, (B,))
+    _check.shape(op, "labels", labels, shape)
     _check.ndim(op, "codes", codes, 2)
     _check.shape(op, "codes", codes, (len(codes), N))
     _check.index_range(op, "labels", labels, len(codes))
@@ -65,7 +66,7 @@ def _check_target_loss(z, labels, codes, loss, activation, delta, scale):
     op = "target_loss"
     _check.floats(op, "z codes", z, codes)
     _check.ndim(op, "z", z, 2)
-    _check_codes(op, labels, codes, *z.shape)
+    _check_codes(op, labels, codes, z.shape[:1], z.shape[1])
     if not math.isfinite(scale):
         raise ValueError(f"{op}: scale is {scale}, expected a finite number")
     return _kinds(op, loss, activation, delta)
@@ -86,7 +87,7 @@ def _check_target_step(x, labels, weight, bias, codes, v_weight, v_bias, lr, mom
     _check.ndim(op, "weight", weight, 2)
     _check.writable(op, "weight", weight, (len(weight), x.shape[1]), x.dtype)
     _check.writable(op, "bias", bias, weight.shape[:1], x.dtype)
-    _check_codes(op, labels, codes, len(x), len(weight))
+    _check_codes(op, labels, codes, x.shape[:1], len(weight))
     if len(x) == 0:
         raise ValueError(f"{op}: x has shape {x.shape}, expected at least one row")
     _check.at_least(op, "lr", lr, 0.0)
@@ -104,23 +105,22 @@ def _check_target_step(x, labels, weight, bias, codes, v_weight, v_bias, lr, mom
     return _kinds(op, loss, activation, delta)
 
 
-def _check_rnn_target_cell(x, h, labels, codes, w_x, w_h, bias, dw_x, dw_h, dbias, scale, loss, delta):
-    op = "rnn_target_cell"
-    _check.floats(op, "x h codes w_x w_h bias", x, h, codes, w_x, w_h, bias)
-    _check.ndim(op, "x", x, 2)
-    _check.ndim(op, "h", h, 2)
-    B, N = h.shape
-    _check.shape(op, "x", x, (B, x.shape[1]))
-    _check.shape(op, "w_x", w_x, (x.shape[1], N))
+def _check_rnn_target_sequence(x, h0, labels, codes, w_x, w_h, bias, dw_x, dw_h, dbias, weights, loss, delta):
+    op = "rnn_target_sequence"
+    _check.floats(op, "x h0 codes w_x w_h bias weights", x, h0, codes, w_x, w_h, bias, weights)
+    _check.ndim(op, "x", x, 3)
+    _check.ndim(op, "h0", h0, 2)
+    B, N = h0.shape
+    _, T, D = x.shape
+    _check.shape(op, "x", x, (B, T, D))
+    _check.shape(op, "w_x", w_x, (D, N))
     _check.shape(op, "w_h", w_h, (N, N))
     _check.shape(op, "bias", bias, (N,))
-    _check_codes(op, labels, codes, B, N)
-    written = (("dw_x", dw_x), ("dw_h", dw_h), ("dbias", dbias))
-    for (name, a), like in zip(written, (w_x, w_h, bias)):
-        _check.writable(op, name, a, like.shape, like.dtype)
-    _apart(op, written, (("x", x), ("h", h), ("codes", codes), ("w_x", w_x), ("w_h", w_h), ("bias", bias)))
-    if not math.isfinite(scale):
-        raise ValueError(f"{op}: scale is {scale}, expected a finite number")
+    _check.shape(op, "weights", weights, (T,))
+    _check_codes(op, labels, codes, (B, T), N)
+    _check.writable(op, "dw_x", dw_x, w_x.shape, w_x.dtype)
+    _check.writable(op, "dw_h", dw_h, w_h.shape, w_h.dtype)
+    _check.writable(op, "dbias", dbias, bias.shape, bias.dtype)
     return _kinds(op, loss, "tanh", delta)
 
 
@@ -225,9 +225,9 @@ def target_step(
 
 
 @operation(inplace=("dw_x", "dw_h", "dbias"))
-def rnn_target_cell(
+def rnn_target_sequence(
     x: np.ndarray,
-    h: np.ndarray,
+    h0: np.ndarray,
     labels: np.ndarray,
     codes: np.ndarray,
     w_x: np.ndarray,
@@ -236,24 +236,29 @@ def rnn_target_cell(
     dw_x: np.ndarray,
     dw_h: np.ndarray,
     dbias: np.ndarray,
-    scale: float = 1.0,
+    weights: np.ndarray,
     loss: str = "l2",
     delta: float = 1.0,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """One step of a recurrent layer with a target, the state before it taken for a constant.
+    """A recurrent layer with a target at every step, the state before each taken for a constant.
 
-    h' = tanh(x W + h U + b),  d = scale dJ/d(x W + h U + b)
-    dW += x^T d,  dU += h^T d,  db += Σ_b d
+    z_t = x_t W + h_{t-1} U + b,  h_t = tanh(z_t),  d_t = c_t dJ_t/dz_t              t = 1 .. T
+    dW += Σ_t x_t^T d_t,  dU += Σ_t h_{t-1}^T d_t,  db += Σ_t Σ_b d_t
 
-    Shapes: x (B, D), h (B, N), labels (B,), codes (K, N), w_x = W (D, N), w_h = U (N, N), bias (N,). dw_x, dw_h and
-    dbias, C-contiguous, are added to. Returns h' (B, N) and J (B,). Nothing passes back in time: the next call
-    needs h' alone.
+    Shapes: x (B, T, D), h0 (B, N), labels (B, T), codes (K, N), w_x = W (D, N), w_h = U (N, N), bias (N,), weights = c
+    (T,), in which a factor such as 1 / B belongs. dw_x, dw_h and dbias, C-contiguous, are added to. Returns the states
+    y (B, T, N) and J (B, T). Nothing passes back in time: what follows needs the last state alone, so a long sequence
+    may come in parts.
     """
-    _check_rnn_target_cell(x, h, labels, codes, w_x, w_h, bias, dw_x, dw_h, dbias, scale, loss, delta)
-    z = x @ w_x + bias + h @ w_h
-    y, J, d = _target(z, codes[labels], loss, "tanh", delta)
-    d = d * z.dtype.type(scale)
-    dw_x += x.T @ d
-    dw_h += h.T @ d
+    _check_rnn_target_sequence(x, h0, labels, codes, w_x, w_h, bias, dw_x, dw_h, dbias, weights, loss, delta)
+    z = x @ w_x + bias
+    y, h = np.empty_like(z), h0
+    for t in range(x.shape[1]):
+        z[:, t] += h @ w_h
+        y[:, t] = h = np.tanh(z[:, t])
+    _, J, d = _target(_rows(z), codes[labels.ravel()], loss, "tanh", delta)
+    d = d * np.tile(weights, len(x))[:, None]
+    dw_x += _rows(x).T @ d
+    dw_h += _rows(_before(h0, y)).T @ d
     dbias += d.sum(axis=0)
-    return y, J
+    return y, J.reshape(labels.shape)

@@ -831,21 +831,23 @@ def _target_step_work(x: Any, labels: Any, weight: Any, *_: Any, **__: Any) -> i
     return 2 * len(x) * weight.size
 
 
-def _rnn_target_cell(normal: Normal, n: int) -> dict[str, Any]:
-    """Four products of n / 4 = B D N multiplications, B = D = N."""
-    free = _bits(n) - 2
+def _rnn_target_sequence(normal: Normal, n: int) -> dict[str, Any]:
+    """Four products of n / 4 = B T D N multiplications, T = 8 and B = D = N."""
+    free = _bits(n) - 5
     d = 1 << free // 3
-    x = normal(1 << free - 2 * (free // 3), d)
+    x = normal(1 << free - 2 * (free // 3), 8, d)
     scale = np.float32(d**-0.5)
     weights = {"w_x": normal(d, d) * scale, "w_h": normal(d, d) * scale, "bias": normal(d)}
-    args = {"x": x, "h": normal(len(x), d), "labels": _labels(len(x)), "codes": normal(10, d), **weights}
-    return args | {f"d{name}": np.zeros_like(w) for name, w in weights.items()}
+    labels = _labels(8 * len(x)).reshape(-1, 8)
+    args = {"x": x, "h0": normal(len(x), d), "labels": labels, "codes": normal(10, d), **weights}
+    args |= {f"d{name}": np.zeros_like(w) for name, w in weights.items()}
+    return args | {"weights": np.full(8, 0.1, np.float32)}
 
 
-def _rnn_target_work(x: Any, h: Any, *_: Any, **__: Any) -> int:
-    return 2 * h.shape[1] * (x.size + h.size)
+def _rnn_target_work(x: Any, h0: Any, *_: Any, **__: Any) -> int:
+    return 2 * h0.shape[1] * x.shape[1] * (len(x) * x.shape[2] + h0.size)
 
 
 tunable("target_loss", "z", _target_loss, ELEMENTS)
 tunable("target_step", "x", _target_step, SEQUENCES, _target_step_work, "target gemm")
-tunable("rnn_target_cell", "x", _rnn_target_cell, SEQUENCES, _rnn_target_work, "gemm")
+tunable("rnn_target_sequence", "x", _rnn_target_sequence, SEQUENCES, _rnn_target_work, "gemm")

@@ -157,11 +157,29 @@ def test_a_recurrent_step_from_rest_is_the_step_of_a_layer(body, seed):
     x, labels, weight, bias, codes = layer(seed)
     w_x, grads = np.ascontiguousarray(weight.T), [np.zeros((7, 10)), np.zeros((10, 10)), np.zeros(10)]
     with backend(body):
-        h, J = ops.rnn_target_cell(x, np.zeros((3, 10)), labels, codes, w_x, np.eye(10), bias, *grads, scale=1 / 3)
+        frames, rest, third = x[:, None], np.zeros((3, 10)), np.array([1 / 3])
+        h, J = ops.rnn_target_sequence(frames, rest, labels[:, None], codes, w_x, np.eye(10), bias, *grads, third)
         before = weight.copy()
         y, J_layer = ops.target_step(x, labels, weight, bias, codes, lr=1.0)
-    assert np.allclose(h, y, atol=1e-14) and np.allclose(J, J_layer, atol=1e-13) and not grads[1].any()
+    assert np.allclose(h[:, 0], y, atol=1e-14) and np.allclose(J[:, 0], J_layer, atol=1e-13) and not grads[1].any()
     assert np.allclose(before - weight, grads[0].T, atol=1e-14)
+
+
+@both
+@given(seed=seeds)
+def test_a_sequence_may_come_in_parts(body, seed):
+    rng = np.random.default_rng(seed)
+    x, labels, weights = rng.standard_normal((3, 7, 4)), rng.integers(0, 2, (3, 7)), rng.random(7)
+    own = rng.standard_normal((4, 5)), rng.standard_normal((5, 5)), rng.standard_normal(5)
+    codes, h = rng.standard_normal((2, 5)), rng.standard_normal((3, 5))
+    whole, parts = ([np.zeros_like(a) for a in own] for _ in range(2))
+    with backend(body):
+        y, J = ops.rnn_target_sequence(x, h, labels, codes, *own, *whole, weights)
+        for part in (slice(0, 3), slice(3, 4), slice(4, 7)):
+            some, losses = ops.rnn_target_sequence(x[:, part], h, labels[:, part], codes, *own, *parts, weights[part])
+            h = some[:, -1].copy()
+            assert np.allclose(some, y[:, part]) and np.allclose(losses, J[:, part])
+    assert all(np.allclose(a, b) for a, b in zip(whole, parts))
 
 
 @both

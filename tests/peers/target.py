@@ -47,10 +47,17 @@ def _(torch, x, labels, weight, bias, codes, v_weight, v_bias, lr, momentum, los
     return y, J, *(p.detach() - lr * v for p, v in zip(params, velocity)), *velocity
 
 
-@peer("rnn_target_cell")
-def _(torch, x, h, labels, codes, w_x, w_h, bias, dw_x, dw_h, dbias, scale, loss, delta):
+@peer("rnn_target_sequence")
+def _(torch, x, h0, labels, codes, w_x, w_h, bias, dw_x, dw_h, dbias, weights, loss, delta):
+    """Step by step from a detached state."""
     params = [torch.nn.Parameter(a.detach().clone()) for a in (w_x, w_h, bias)]
-    z = x @ params[0] + h @ params[1] + params[2]
-    y, J = _layer(torch, z, codes[labels.long()], loss, "tanh", delta)
-    gradients = torch.autograd.grad(scale * J.sum(), params)
-    return y.detach(), J.detach(), *(into + torch.nan_to_num(g) for into, g in zip((dw_x, dw_h, dbias), gradients))
+    h, ys, Js, total = h0, [], [], torch.zeros((), dtype=x.dtype)
+    for t in range(x.shape[1]):
+        z = x[:, t] @ params[0] + h.detach() @ params[1] + params[2]
+        h, J = _layer(torch, z, codes[labels[:, t].long()], loss, "tanh", delta)
+        total = total + weights[t] * J.sum()
+        ys.append(h.detach())
+        Js.append(J.detach())
+    gradients = torch.autograd.grad(total, params)
+    sums = (into + torch.nan_to_num(g) for into, g in zip((dw_x, dw_h, dbias), gradients))
+    return torch.stack(ys, 1), torch.stack(Js, 1), *sums

@@ -4,7 +4,7 @@ from hypothesis import strategies as st
 from refimpl import ops
 from refimpl.ops.target import ACTIVATIONS, LOSSES
 from tests.harness import array, bound, generator, gradient, inputs, size
-from tests.running import Running
+from tests.running import Running, stack
 
 
 def _kind(draw, activations=ACTIVATIONS):
@@ -62,17 +62,21 @@ def _(draw, dtype):
     return args | _kind(draw)
 
 
-@inputs("rnn_target_cell")
+@inputs("rnn_target_sequence")
 def _(draw, dtype):
     B, D, N = _wide(draw)
+    T = draw(st.integers(0, 4)) if B < 19 else 2
     if draw(st.integers(0, 9)) == 0:
         B = 0
     shapes = {"w_x": (D, N), "w_h": (N, N), "bias": (N,)}
-    weights = {k: array(draw, s, dtype, 0.7 / max(s[0], 1) ** 0.5) for k, s in shapes.items()}
+    own = {k: array(draw, s, dtype, 0.7 / max(s[0], 1) ** 0.5) for k, s in shapes.items()}
     kind = {k: v for k, v in _kind(draw, ("tanh",)).items() if k != "activation"}
-    args = {"x": array(draw, (B, D), dtype), "h": np.tanh(array(draw, (B, N), dtype)), **_codes(draw, dtype, B, N)}
-    args |= {**weights, **{f"d{k}": array(draw, s, dtype) for k, s in shapes.items()}}
-    return {**args, "scale": draw(st.sampled_from([1.0, 1 / 64])), **kind}
+    targets = _codes(draw, dtype, B * T, N)
+    targets["labels"] = targets["labels"].reshape(B, T)
+    args = {"x": array(draw, (B, T, D), dtype), "h0": np.tanh(array(draw, (B, N), dtype)), **targets, **own}
+    args |= {f"d{k}": array(draw, s, dtype) for k, s in shapes.items()}
+    weights = np.full(T, 1 / 64, dtype) if draw(st.booleans()) else np.arange(T).astype(dtype)
+    return {**args, "weights": weights, **kind}
 
 
 # ---------------------------------------------------------------- bounds: the formulas on running error numbers
@@ -172,17 +176,26 @@ def _(args, outs, eps):
     return _finite(y.e), _finite(J.e), *params, *velocities
 
 
-@bound("rnn_target_cell")
+@bound("rnn_target_sequence")
 def _(args, outs, eps):
-    """Running error analysis of the step."""
+    """Running error analysis of the formulas, carried through all steps."""
     number = Running.of(eps)
-    x, h, w_x, w_h, bias = (number(args[k]) for k in ("x", "h", "w_x", "w_h", "bias"))
-    z = x @ w_x + bias + h @ w_h
-    y, J, d = _target(z, args["codes"][args["labels"]], args["loss"], "tanh", args["delta"], eps)
-    d = d * args["scale"]
-    gradients = x.T @ d, h.T @ d, d.sum(axis=0)
+    x, h, w_x, w_h, bias = (number(args[k]) for k in ("x", "h0", "w_x", "w_h", "bias"))
+    (B, T, D), N = x.v.shape, h.v.shape[1]
+    before, ys, Js, ds = [], [], [], []
+    for t in range(T):
+        before.append(h)
+        z = x[:, t] @ w_x + bias + h @ w_h
+        h, J, d = _target(z, args["codes"][args["labels"][:, t]], args["loss"], "tanh", args["delta"], eps)
+        ys.append(h)
+        Js.append(J)
+        ds.append(d * number(args["weights"][t]))
+    if T == 0:  # no step: nothing is written
+        return tuple(np.zeros(o.shape) for o in outs)
+    d, h = stack(ds, 1).reshape(B * T, N), stack(before, 1).reshape(B * T, N)
+    gradients = x.reshape(B * T, D).T @ d, h.T @ d, d.sum(axis=0)
     sums = [_finite((number(args[k]) + g).e) for k, g in zip(("dw_x", "dw_h", "dbias"), gradients)]
-    return _finite(y.e), _finite(J.e), *sums
+    return _finite(stack(ys, 1).e), _finite(stack(Js, 1).e), *sums
 
 
 # ---------------------------------------------------------------- gradients

@@ -8,9 +8,9 @@ from refimpl.backends.native import NULL, check, contiguous, kernel, p
 from refimpl.backends.threads import get_num_threads as threads
 from refimpl.ops import target as ops
 from refimpl.ops.native.loss import _indices
-from refimpl.ops.target import _check_rnn_target_cell, _check_target_loss, _check_target_step
+from refimpl.ops.target import _check_rnn_target_sequence, _check_target_loss, _check_target_step
 
-_loss, _step, _cell = kernel("target_loss"), kernel("target_step"), kernel("rnn_target_cell")
+_loss, _step, _sequence = kernel("target_loss"), kernel("target_step"), kernel("rnn_target_sequence")
 
 
 @ops.target_loss.mirror("native")
@@ -50,13 +50,15 @@ def target_step(
     return y, J
 
 
-@ops.rnn_target_cell.mirror("native")
-def rnn_target_cell(x, h, labels, codes, w_x, w_h, bias, dw_x, dw_h, dbias, scale=1.0, loss="l2", delta=1.0):
-    number, _ = _check_rnn_target_cell(x, h, labels, codes, w_x, w_h, bias, dw_x, dw_h, dbias, scale, loss, delta)
-    (B, D), N, dtype = x.shape, h.shape[1], x.dtype
-    y, J = np.empty((B, N), dtype), np.empty(B, dtype)
-    arrays = p(contiguous(x)), p(contiguous(h)), p(_indices(labels)), p(contiguous(codes))
-    weights = p(contiguous(w_x)), p(contiguous(w_h)), p(contiguous(bias)), p(dw_x), p(dw_h), p(dbias)
-    sizes = (B, D, N, len(codes))
-    check(_cell[dtype](*arrays, *weights, scale, number, delta, *sizes, p(y), p(J), threads()), "rnn_target_cell")
+@ops.rnn_target_sequence.mirror("native")
+def rnn_target_sequence(x, h0, labels, codes, w_x, w_h, bias, dw_x, dw_h, dbias, weights, loss="l2", delta=1.0):
+    rest = dw_x, dw_h, dbias, weights, loss, delta
+    number, _ = _check_rnn_target_sequence(x, h0, labels, codes, w_x, w_h, bias, *rest)
+    (B, T, D), N, dtype = x.shape, h0.shape[1], x.dtype
+    y, J = np.empty((B, T, N), dtype), np.empty((B, T), dtype)
+    arrays = p(contiguous(x)), p(contiguous(h0)), p(_indices(labels)), p(contiguous(codes))
+    own = p(contiguous(w_x)), p(contiguous(w_h)), p(contiguous(bias)), p(dw_x), p(dw_h), p(dbias)
+    sizes = (B, T, D, N, len(codes))
+    status = _sequence[dtype](*arrays, *own, p(contiguous(weights)), number, delta, *sizes, p(y), p(J), threads())
+    check(status, "rnn_target_sequence")
     return y, J

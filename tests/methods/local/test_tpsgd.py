@@ -318,6 +318,19 @@ def test_step_weights_sum_to_one():
             step_weights(bad, 4)
 
 
+@both
+@pytest.mark.parametrize("every_step", [False, True])
+def test_frames_that_go_together_change_no_result(body, every_step):
+    rng = np.random.default_rng(0)
+    x, y, found = rng.standard_normal((6, 7, 3)), np.arange(6) % 3, []
+    y = rng.integers(0, 3, (6, 7)) if every_step else y
+    for chunk in (1, 3, 7, 100):
+        with backend(body):
+            learner = TPSGDRecurrent(hidden=(4, 5), chunk=chunk, epochs=2, dtype="float64", random_state=0).fit(x, y)
+        found.append(np.concatenate([own.flat for own in learner._params.values()]))
+    assert all(np.allclose(found[0], other, rtol=1e-12, atol=1e-14) for other in found[1:])
+
+
 def test_online_and_accumulated_updates_agree_to_first_order():
     rng = np.random.default_rng(0)
     x, y = rng.standard_normal((6, 5, 3)), np.arange(6) % 3
@@ -547,6 +560,7 @@ def test_unusable_settings_are_clear_errors(changes, message):
         ({"update": "later"}, "update is 'later'"),
         ({"steps": 9}, "steps is 9, expected 'all', 'last', 'ramp', or a step from 1 to 3"),
         ({"p": -1.0}, "p is -1.0"),
+        ({"chunk": 0}, "chunk is 0"),
     ],
 )
 def test_unusable_settings_of_recurrent_layers_are_clear_errors(changes, message):

@@ -372,7 +372,7 @@ def _judge_memory(values: Values) -> tuple[bool, str]:
             "/".join(f"{b / 1000:,.0f}" for b in v[f"{k}_native"]) for k in ("depth", "depth_bp", "time", "time_bp")
         ]
         note += f". With C kernels, whose scratch is not seen: {shown[0]} and {shown[1]}; {shown[2]} and {shown[3]}"
-    return max(ratios.values()) <= 1.05 and linear, note
+    return bool(max(ratios.values()) <= 1.05 and linear), note
 
 
 def _draw_memory(figure: Any, values: Values) -> None:

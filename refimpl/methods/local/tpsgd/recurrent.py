@@ -4,8 +4,9 @@
     dW = Σ_t x_t^T d_t,  dU = Σ_t h_{t-1}^T d_t,  db = Σ_t d_t        h_{t-1} counts as a constant                 (7)
 c_t says when the target counts: 1 / T at all steps, 1 at the last, a ramp 2 t / (T (T + 1)), or 1 / (T - t_0 + 1) from
 step t_0 on. Each of the stacked layers has codes of its own; its input is the state of the layer below at the same
-step, a constant too. So the layers go through time together, and all that is kept is the present state: memory does not
-grow with T. The LSTM's target is compared with h = o tanh(c), and its error goes through the gates of the same step:
+step, a constant too. So the layers go through time together, a few frames at a time, and all that is kept is the
+present state: memory does not grow with T. The LSTM's target is compared with h = o tanh(c), and its error goes through
+the gates of the same step:
     d_o = dh tanh(c) o (1 - o),   dc = dh o (1 - tanh^2 c),   d_i = dc g i (1 - i),   d_f = dc c_{t-1} f (1 - f),
     d_g = dc i (1 - g^2)                                                                                           (8)
 """
@@ -43,8 +44,9 @@ class TPSGDRecurrent(SequenceClassifier):
 
     loss, delta, p: as in TPSGD (no "logistic" for the LSTM); steps: which steps have targets (`step_weights`); update:
     "accumulate" over the sequence and step once, or "online" after every time step. y (n,) is the label of the
-    sequence, or y (n, T) that of each step, whose code is then the target of the step. keep_codes, radius, lr,
-    hidden_lr, momentum, epochs, batch_size: as in TPSGD and RecurrentClassifier.
+    sequence, or y (n, T) that of each step, whose code is then the target of the step. chunk: frames that
+    go through a layer together (accumulated updates of an rnn), which changes the cost of a step and not its result.
+    keep_codes, radius, lr, hidden_lr, momentum, epochs, batch_size: as in TPSGD and RecurrentClassifier.
 
     Reproducible for a given random_state, backend and thread count.
     """
@@ -58,6 +60,7 @@ class TPSGDRecurrent(SequenceClassifier):
         p: float = 1.0,
         steps: str | int = "all",
         update: str = "accumulate",
+        chunk: int = 8,
         keep_codes: bool = False,
         radius: float = 0.9,
         lr: float = 0.05,
@@ -75,6 +78,7 @@ class TPSGDRecurrent(SequenceClassifier):
         self.p = p
         self.steps = steps
         self.update = update
+        self.chunk = chunk
         self.keep_codes = keep_codes
         self.radius = radius
         self.lr = lr
@@ -91,6 +95,8 @@ class TPSGDRecurrent(SequenceClassifier):
             raise self._bad("loss", f"one of {', '.join(LOSSES)}; no logistic for an LSTM, whose state is no tanh")
         if self.update not in ("accumulate", "online"):
             raise self._bad("update", "'accumulate' or 'online'")
+        if not isinstance(self.chunk, int | np.integer) or self.chunk < 1:
+            raise self._bad("chunk", "a whole number of at least 1")
         for name in ("delta", "p"):
             if not 0 < getattr(self, name) < math.inf:
                 raise self._bad(name, "a positive finite number")
@@ -124,46 +130,55 @@ class TPSGDRecurrent(SequenceClassifier):
 
     def _step(self, x, y):
         B, T, _ = x.shape
-        layers, codes = range(len(self._layers)), [self.codes(k) for k in range(len(self._layers))]
+        codes = [self.codes(k) for k in range(len(self._layers))]
         h = [np.zeros((B, n), x.dtype) for n in self.hidden]
         c = [np.zeros_like(a) for a in h] if self.cell == "lstm" else []
-        losses = {f"local{k + 1}": 0.0 for k in layers}
-        loss = 0.0
-        for t in range(T):
-            u, weight = np.ascontiguousarray(x[:, t]), float(self._weights[t])
-            labels = np.ascontiguousarray(y[:, t]) if self.every_step_ else y
-            for k in layers:
-                u, J = self._cell(k, u, h, c, labels, codes[k], weight)
-                losses[f"local{k + 1}"] += weight * J
-                if self.update == "online" and weight:
+        losses, loss = [0.0] * len(codes), 0.0
+        frames = self.chunk if self.cell == "rnn" and self.update == "accumulate" else 1
+        for first in range(0, T, frames):  # a part of the sequence goes through all layers
+            now = slice(first, first + frames)
+            u, weight = np.ascontiguousarray(x[:, now]), (self._weights[now] / B).astype(x.dtype)
+            part = np.ascontiguousarray(y[:, now]) if self.every_step_ else np.repeat(y[:, None], len(weight), axis=1)
+            for k in range(len(codes)):
+                if self.cell == "lstm":
+                    u, J = self._lstm(k, u, h, c, part, codes[k], float(weight[0]))
+                else:
+                    u, J = self._rnn(k, u, h, part, codes[k], weight)  # (6), (7)
+                losses[k] += float((J * weight).sum())
+                if self.update == "online" and weight.any():
                     self._apply(f"layer{k}")
             if self.every_step_:
-                loss += self._read(u, labels, 1 / T)[0]
+                loss += self._read(u.reshape(-1, u.shape[2]), part.ravel(), u.shape[1] / T)[0]
         if not self.every_step_:
             loss = self._read(h[-1], y)[0]
         for name in self._params:
             if name == "readout" or self.update == "accumulate":
                 self._apply(name)
-        return {"loss": loss, **losses}
+        return {"loss": loss, **{f"local{k}": value for k, value in enumerate(losses, 1)}}
 
-    def _cell(
-        self, k: int, u: np.ndarray, h: list, c: list, labels: np.ndarray, codes: np.ndarray, weight: float
-    ) -> tuple[np.ndarray, float]:
-        """Layer k at one step: h[k] (and c[k]) become the next ones, and (7) is added to its gradients."""
+    def _rnn(
+        self, k: int, u: np.ndarray, h: list[np.ndarray], labels: np.ndarray, codes: np.ndarray, weight: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Layer k over a part of the sequence: its states, and their losses; h[k] becomes the last state, and (7) is
+        added to its gradients."""
         params, grads = self._params[f"layer{k}"], self._grads[f"layer{k}"]
         own = params["w_x"], params["w_h"], params["bias"]
         into = grads["w_x"], grads["w_h"], grads["bias"]
-        scale = weight / len(u)
-        if self.cell == "lstm":
-            h_next, c_next, gates = ops.lstm_cell(u, h[k], c[k], *own)
-            _, J, dh = ops.target_loss(h_next, labels, codes, self.loss, "identity", self.delta, scale)
-            if weight:
-                gradients = ops.lstm_cell_backward(dh, None, u, h[k], c[k], *own[:2], c_next, gates)[3:]  # (8)
-                for a, d in zip(into, gradients):
-                    a += d
-            h[k], c[k] = h_next, c_next
-        elif weight:
-            h[k], J = ops.rnn_target_cell(u, h[k], labels, codes, *own, *into, scale, self.loss, self.delta)  # (6), (7)
-        else:
-            h[k], J = ops.rnn_cell(u, h[k], *own), np.zeros(1)
-        return h[k], float(J.mean())
+        y, J = ops.rnn_target_sequence(u, h[k], labels, codes, *own, *into, weight, self.loss, self.delta)
+        h[k] = np.ascontiguousarray(y[:, -1])
+        return y, J
+
+    def _lstm(
+        self, k: int, u: np.ndarray, h: list, c: list, labels: np.ndarray, codes: np.ndarray, weight: float
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """The same for one step of an LSTM."""
+        params, grads = self._params[f"layer{k}"], self._grads[f"layer{k}"]
+        own, x = (params["w_x"], params["w_h"], params["bias"]), u[:, 0]
+        h_next, c_next, gates = ops.lstm_cell(x, h[k], c[k], *own)
+        _, J, dh = ops.target_loss(h_next, labels[:, 0], codes, self.loss, "identity", self.delta, weight)
+        if weight:
+            gradients = ops.lstm_cell_backward(dh, None, x, h[k], c[k], *own[:2], c_next, gates)[3:]  # (8)
+            for into, d in zip((grads["w_x"], grads["w_h"], grads["bias"]), gradients):
+                into += d
+        h[k], c[k] = h_next, c_next
+        return h_next[:, None], J[:, None]

@@ -127,7 +127,13 @@ EVIDENCE = of(SEQUENCES, ("2.5", "4"), 0.9, **{"reservoir_2.5": 0.7, "reservoir_
 LOSSES = {"l2": 0.85, "l1": 0.82, "logistic": 0.86, "huber": 0.84, "cosine": 0.81, "frozen": 0.8}
 ROWS = {"bptt": 0.9, "plain": 0.1, "all": 0.2, "ramp": 0.2, "late": 0.3, "last": 0.4, "window": 0.5, "reservoir": 0.6}
 CONV = {"bp": 0.94, "tpsgd": 0.9, "fast": 0.9, "pooled": 0.9, "channel": 0.9, "linear": 0.9, "frozen": 0.91}
-MEMORY = {"depth": [100, 101, 102], "depth_bp": [200, 300, 500], "time": [100] * 3, "time_bp": [100, 1000, 10000]}
+MEMORY = {
+    "depth": [100, 101, 102],
+    "depth_bp": [200, 300, 500],
+    "time": [100] * 3,
+    "parts": [100] * 3,
+    "time_bp": [100, 1000, 10000],
+}
 TURNING = [
     # claim, values for which it holds, a change for which it does not
     ("close-to-backprop", FC, {"l2_one": 0.869}),
@@ -141,6 +147,7 @@ TURNING = [
     ("convolution", CONV, {"tpsgd": 0.879}),
     ("memory", MEMORY, {"depth": [100, 101, 106]}),
     ("memory", MEMORY, {"time": [100, 100, 106]}),
+    ("memory", MEMORY, {"parts": [100, 100, 106]}),
     ("memory", MEMORY, {"depth_bp": [200, 300, 400]}),
     ("memory", MEMORY, {"time_bp": [100, 100, 100]}),
 ]

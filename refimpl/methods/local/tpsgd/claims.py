@@ -359,19 +359,20 @@ DEPTHS, STEPS, WIDTH = (2, 4, 8), (10, 100, 1000), 256
 
 def _judge_memory(values: Values) -> tuple[bool, str]:
     v = values[0]
-    ratios = {name: max(v[name]) / min(v[name]) for name in ("depth", "time")}
+    ratios = {name: max(v[name]) / min(v[name]) for name in ("depth", "time", "parts")}
     grown = {name: v[f"{name}_bp"][-1] / v[f"{name}_bp"][0] for name in ("depth", "time")}
     more = np.diff(v["depth_bp"]) / np.diff(DEPTHS), np.diff(v["time_bp"]) / np.diff(STEPS)
     linear = all(m[1] / m[0] < 1.1 and m[0] / m[1] < 1.1 for m in more) and min(map(min, more)) > 0
-    kB = {k: "/".join(f"{b / 1000:,.0f}" for b in v[k]) for k in ("depth", "depth_bp", "time", "time_bp")}
+    names = ("depth", "depth_bp", "time", "parts", "time_bp")
+    kB = {k: "/".join(f"{b / 1000:,.0f}" for b in v[k]) for k in names}
     note = f"peak kB of one batch of 64 with 2/4/8 layers of 256: tpSGD {kB['depth']} (ratio {ratios['depth']:.3f}), "
     note += f"back-propagation {kB['depth_bp']} (x{grown['depth']:.1f}); with T = 10/100/1000: tpSGD {kB['time']} "
-    note += f"(ratio {ratios['time']:.3f}), BPTT {kB['time_bp']} (x{grown['time']:.0f})"
+    note += f"(ratio {ratios['time']:.3f}), eight frames at a time {kB['parts']} (ratio {ratios['parts']:.3f}), BPTT "
+    note += f"{kB['time_bp']} (x{grown['time']:.0f})"
     if "depth_native" in v:
-        shown = [
-            "/".join(f"{b / 1000:,.0f}" for b in v[f"{k}_native"]) for k in ("depth", "depth_bp", "time", "time_bp")
-        ]
-        note += f". With C kernels, whose scratch is not seen: {shown[0]} and {shown[1]}; {shown[2]} and {shown[3]}"
+        shown = ["/".join(f"{b / 1000:,.0f}" for b in v[f"{k}_native"]) for k in names]
+        note += f". With C kernels, whose scratch is not seen: {shown[0]} and {shown[1]}; {shown[2]}, {shown[3]} and "
+        note += shown[4]
     return bool(max(ratios.values()) <= 1.05 and linear), note
 
 
@@ -382,6 +383,8 @@ def _draw_memory(figure: Any, values: Values) -> None:
     for ax, name, at, label in zip(figure.subplots(1, 2), ("depth", "time"), (DEPTHS, STEPS), ("layers", "steps T")):
         ax.loglog(at, np.array(v[f"{name}_bp"]) / 1000, "s--", color=style.BASELINE, label="back-propagation")
         ax.loglog(at, np.array(v[name]) / 1000, "o-", color=style.colour(0), label="tpSGD")
+        if name == "time":
+            ax.loglog(at, np.array(v["parts"]) / 1000, "^-.", color=style.colour(1), label="tpSGD, 8 frames at a time")
         ax.set_xticks(at, [str(n) for n in at])
         ax.minorticks_off()
         ax.set(xlabel=label, ylabel="peak kB of a batch", title="through depth" if name == "depth" else "through time")
@@ -414,7 +417,7 @@ def memory(setting: Setting) -> dict[str, Any]:
 def _peaks(rng: np.random.Generator) -> dict[str, list[int]]:
     """Peak bytes of one batch: TPSGD's whole step, and back-propagation's gradient without any update."""
     y, K = np.arange(BATCH) % 10, 10
-    found: dict[str, list[int]] = {name: [] for name in ("depth", "depth_bp", "time", "time_bp")}
+    found: dict[str, list[int]] = {name: [] for name in ("depth", "depth_bp", "time", "parts", "time_bp")}
     x = rng.standard_normal((BATCH, WIDTH)).astype(np.float32)
     for depth in DEPTHS:
         hidden = (WIDTH,) * depth
@@ -426,9 +429,11 @@ def _peaks(rng: np.random.Generator) -> dict[str, list[int]]:
         found["depth_bp"].append(peak_bytes(lambda: bp._gradients(x, y, rng)))  # noqa: B023
     for T in STEPS:
         x = rng.standard_normal((BATCH, T, 20)).astype(np.float32)
-        mine_t, bptt = TPSGDRecurrent(random_state=0), RecurrentClassifier(random_state=0)
-        mine_t.begin(x, y)
+        for name, chunk in (("time", 1), ("parts", 8)):
+            mine_t = TPSGDRecurrent(chunk=chunk, random_state=0)
+            mine_t.begin(x, y)
+            found[name].append(peak_bytes(lambda: mine_t._step(x, y)))  # noqa: B023
+        bptt = RecurrentClassifier(random_state=0)
         bptt.begin(x, y)
-        found["time"].append(peak_bytes(lambda: mine_t._step(x, y)))  # noqa: B023
         found["time_bp"].append(peak_bytes(lambda: bptt._gradients(x, y)))  # noqa: B023
     return found

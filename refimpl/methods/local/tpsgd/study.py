@@ -140,6 +140,7 @@ def draw_plane(ax: Any, activities: np.ndarray, codes: np.ndarray, classes: np.n
         own = points[classes[:most] == k]
         ax.plot(own[:, 0], own[:, 1], "o", color=style.colour(k), markersize=2.2, alpha=0.6, markeredgewidth=0)
         ax.plot(*stars[k], "*", color=style.colour(k), markersize=13, markeredgecolor=style.INK, markeredgewidth=0.6)
+        ax.annotate(str(k), stars[k], xytext=(6, 4), textcoords="offset points", color=style.INK)
     ax.set(title="Activities of test data, and the codes (stars)", xlabel="first direction", ylabel="second direction")
 
 

@@ -22,6 +22,17 @@ int RI_INTERNAL(gemm)(int ta, int tb, i64 M, i64 N, i64 K, const real *a, i64 ld
 int RI_INTERNAL(gemm_bias)(int ta, int tb, i64 M, i64 N, i64 K, const real *a, i64 lda, const real *b, i64 ldb,
                            const real *bias, int accumulate, real *c, i64 ldc, int threads);
 
+/* What is done to a tile of C on its way to memory: C = f(op(A) op(B) + 1 bias^T), f an activation of activate.h.
+ * `before`, laid out as C, receives what f is applied to; NULL for none. */
+typedef struct {
+    const real *bias;
+    int activation;
+    real *before;
+} RI_INTERNAL(epilogue);
+
+int RI_INTERNAL(gemm_activated)(int ta, int tb, i64 M, i64 N, i64 K, const real *a, i64 lda, const real *b, i64 ldb,
+                                RI_INTERNAL(epilogue) end, real *c, i64 ldc, int threads);
+
 /* The same product for `batch` matrices, each `*_step` elements after the one before; a_step or b_step 0: shared by the
  * batch, c_step 0: C is the sum over the batch. */
 int RI_INTERNAL(gemm_batch)(int ta, int tb, i64 batch, i64 M, i64 N, i64 K, const real *a, i64 lda, i64 a_step,

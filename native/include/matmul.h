@@ -28,4 +28,15 @@ int RI(linear)(const real *x, const real *weight, int transposed, const real *bi
 int RI(linear_backward)(const real *dy, const real *x, const real *weight, int transposed, i64 B, i64 D_in, i64 D_out,
                         int accumulate, real *dx, real *dweight, real *dbias, int threads);
 
+/* out = f(x weight + bias) for the activation numbered so in activate.h, and where `before` is not NULL its argument.
+ * Otherwise as linear. */
+int RI(dense)(const real *x, const real *weight, int transposed, const real *bias, int activation, i64 B, i64 D_in,
+              i64 D_out, real *out, real *before, int threads);
+
+/* dz = dy f'(kept), then as linear_backward with dz for dy. kept is f's value for relu, tanh and sigmoid, else its
+ * argument. */
+int RI(dense_backward)(const real *dy, const real *x, const real *weight, int transposed, const real *kept,
+                       int activation, i64 B, i64 D_in, i64 D_out, int accumulate, real *dz, real *dx, real *dweight,
+                       real *dbias, int threads);
+
 #endif

@@ -11,9 +11,12 @@
  *
  * A product with a few rows or columns only is bound by reading its large operand once; it takes another way, unpacked.
  *
+ * Bias and activation are applied while a tile of C is in registers or L1 and spare a pass over C each.
+ *
  * An element of C is the sum over blocks of KC of sums over k in order, whichever thread or tile it falls to.
  */
 #include "gemm.h"
+#include "activate.h"
 #include "parameter.h"
 
 #include <string.h>
@@ -74,6 +77,8 @@ typedef struct {
     int accumulate;
     real *c;
     i64 ldc;
+    int activation;
+    real *before; /* lies as C does */
 } product;
 
 /* The parameters of one call */
@@ -305,10 +310,75 @@ static int height(i64 M) {
     return best;
 }
 
+/* ------------------------------------------------------------------------------------------------ activation */
+
+/* x = f(x) for n consecutive numbers. */
+#define EACH(F)                                                   \
+    do {                                                          \
+        _Pragma("omp simd") for (i64 i = 0; i < n; i++) x[i] = F; \
+        return;                                                   \
+    } while (0)
+
+static void activate(int activation, i64 n, real *x) {
+    switch (activation) {
+        case RI_ACT_RELU:
+            EACH(ri_relu(x[i]));
+        case RI_ACT_TANH:
+            EACH(ri_tanh(x[i]));
+        case RI_ACT_SIGMOID:
+            EACH(ri_sigmoid(x[i]));
+        case RI_ACT_LEAKY_RELU:
+            EACH(ri_leaky_relu(x[i], RI_LEAKY_SLOPE));
+        case RI_ACT_ELU:
+            EACH(ri_elu(x[i], RI_ELU_ALPHA));
+        case RI_ACT_GELU:
+            EACH(ri_gelu(x[i]));
+        case RI_ACT_GELU_TANH:
+            EACH(ri_gelu_tanh(x[i]));
+        case RI_ACT_SILU:
+            EACH(ri_silu(x[i]));
+        case RI_ACT_SOFTPLUS:
+            EACH(ri_softplus(x[i]));
+        default:
+            break;
+    }
+}
+
+/* The same for n numbers of C, with a copy of what they were where `before` is given. */
+static void finish(int activation, i64 n, real *c, real *before) {
+    if (before && n > 0) memcpy(before, c, sizeof(real) * (size_t)n);
+    activate(activation, n, c);
+}
+
+/* m rows of n <= NR numbers from one place to another. */
+INLINE void move(i64 m, i64 n, const real *from, i64 from_ld, real *to, i64 to_ld) {
+    for (i64 i = 0; i < m; i++, from += from_ld, to += to_ld) {
+        if (n == NR) {
+#pragma GCC unroll 2
+            for (int v = 0; v < NV; v++) store(to + v * VL, load(from + v * VL));
+        } else {
+            for (i64 j = 0; j < n; j++) to[j] = from[j];
+        }
+    }
+}
+
+/* One tile: `run` writes its sum beside C, where its rows lie close together however far apart those of C are, and it
+ * goes to C, and to `before`, from there. */
+static void activated(kernel *run, i64 kc, const real *a, i64 sa, i64 m, const real *b, i64 sb, i64 n, const real *bias,
+                      int add, real *c, i64 ldc, int activation, real *before) {
+    real tile[MR * NV * LANES] __attribute__((aligned(BYTES)));
+    if (n < NR) memset(tile, 0, sizeof tile);
+    if (add) move(m, n, c, ldc, tile, NR);
+    run(kc, a, sa, m, b, sb, n, bias, add, tile, NR);
+    if (before) move(m, n, tile, NR, before, ldc);
+    activate(activation, m * NR, tile);
+    move(m, n, tile, NR, c, ldc);
+}
+
 /* One block of A times the columns [j0, j1) of a panel of B. A is packed (mc x kc) where `lda` is 0, else read where it
  * lies. B is packed, but for the slivers before column `direct`, which are read where they lie, in rows `ldb` apart. */
 static void block(int h, i64 mc, i64 kc, i64 j0, i64 j1, const real *a, i64 lda, const real *panel, const real *b,
-                  i64 ldb, i64 direct, const real *bias, int add, real *c, i64 ldc) {
+                  i64 ldb, i64 direct, const real *bias, int add, real *c, i64 ldc, int activation, real *before) {
     for (i64 j = j0; j < j1; j += NR) {
         i64 n = least(NR, j1 - j);
         kernel *run = kernels[h - 1][!lda][n > VL];
@@ -317,8 +387,13 @@ static void block(int h, i64 mc, i64 kc, i64 j0, i64 j1, const real *a, i64 lda,
         for (i64 i = 0; i < mc; i += h) {
             i64 m = least(h, mc - i);
             if (lda && m < h) run = kernels[m - 1][0][n > VL];
-            run(kc, a + i * (lda ? lda : kc), lda, m, sliver, step, n, bias ? bias + j : NULL, add, c + i * ldc + j,
-                ldc);
+            const real *rows = a + i * (lda ? lda : kc), *offset = bias ? bias + j : NULL;
+            i64 at = i * ldc + j;
+            if (activation)
+                activated(run, kc, rows, lda, m, sliver, step, n, offset, add, c + at, ldc, activation,
+                          before ? before + at : NULL);
+            else
+                run(kc, rows, lda, m, sliver, step, n, offset, add, c + at, ldc);
         }
     }
 }
@@ -347,6 +422,8 @@ typedef struct {
     int add;
     real *out;
     i64 out_r, out_j;
+    int activation;
+    real *before;
 } thin;
 
 INLINE void put(const thin *p, i64 r, i64 j, real sum) {
@@ -488,10 +565,17 @@ static void thin_part(const thin *p, i64 j0, i64 j1) {
         else
             thin_rows(4, p, j0, j1);
     }
+    if (!p->activation) return;
+    /* rows of C that go on from j0 to j1, or, where C is written transposed, whole short ones */
+    i64 rows = p->out_j == 1 ? p->R : j1 - j0, n = p->out_j == 1 ? j1 - j0 : p->R;
+    for (i64 i = 0; i < rows; i++) {
+        i64 at = p->out_j == 1 ? i * p->out_r + j0 : (j0 + i) * p->out_j;
+        finish(p->activation, n, p->out + at, p->before ? p->before + at : NULL);
+    }
 }
 
 static int thin_product(const product *p, int threads) {
-    thin t = {.K = p->K, .bias = p->bias, .add = p->accumulate};
+    thin t = {.K = p->K, .bias = p->bias, .add = p->accumulate, .activation = p->activation, .before = p->before};
     const real *x;
     i64 x_r, x_k;
     if (p->M <= THIN) { /* x is op(A), Y is op(B)^T */
@@ -596,8 +680,10 @@ static void work(const product *p, const blocks *s, int rank, int team, real *pa
                 i64 mc = least(rows, i1 - ic);
                 const real *a = p->a + ic * sa_i + pc * sa_k;
                 if (!rows_direct) pack(a, sa_i, sa_k, mc, kc, h, mine);
+                i64 at = ic * p->ldc + jc;
                 block(h, mc, kc, j0, j1, rows_direct ? a : mine, rows_direct ? p->lda : 0, panel, b, p->ldb, direct,
-                      bias, add, p->c + ic * p->ldc + jc, p->ldc);
+                      bias, add, p->c + at, p->ldc, pc + kc == p->K ? p->activation : RI_IDENTITY,
+                      p->before ? p->before + at : NULL);
             }
             together(team);
         }
@@ -611,6 +697,7 @@ static void empty(const product *p) {
             real t = p->bias ? p->bias[j] : 0;
             p->c[i * p->ldc + j] = p->accumulate ? p->c[i * p->ldc + j] + t : t;
         }
+        finish(p->activation, p->N, p->c + i * p->ldc, p->before ? p->before + i * p->ldc : NULL);
     }
 }
 
@@ -668,7 +755,7 @@ static int turned(const product *p, const blocks *s, int threads) {
     i64 bytes = (i64)sizeof(real) * (extra + up(least(s->nc, M), NR) * least(s->kc, p->K));
     real *turned = ri_workspace(RI_WS_GEMM_B, (size_t)bytes); /* the same block that `loops` will ask for */
     if (!turned) return RI_NOMEM;
-    product q = {!p->tb, !p->ta, N, M, p->K, p->b, p->ldb, p->a, p->lda, NULL, 0, turned, M};
+    product q = {!p->tb, !p->ta, N, M, p->K, p->b, p->ldb, p->a, p->lda, NULL, 0, turned, M, RI_IDENTITY, NULL};
     int status = loops(&q, s, extra, threads);
     if (status != RI_OK) return status;
     real part[ROWS * NV * LANES + LANES];
@@ -681,13 +768,17 @@ static int turned(const product *p, const blocks *s, int threads) {
             const real *bias = p->bias ? p->bias + j0 : NULL;
             if (p->ldc == n && !bias && !p->accumulate) {
                 memcpy(c, part, sizeof(real) * (size_t)(m * n));
-                continue;
-            }
-            for (i64 i = 0; i < m; i++) {
-                for (i64 j = 0; j < n; j++) {
-                    real x = bias ? part[i * n + j] + bias[j] : part[i * n + j];
-                    c[i * p->ldc + j] = p->accumulate ? c[i * p->ldc + j] + x : x;
+            } else {
+                for (i64 i = 0; i < m; i++) {
+                    for (i64 j = 0; j < n; j++) {
+                        real x = bias ? part[i * n + j] + bias[j] : part[i * n + j];
+                        c[i * p->ldc + j] = p->accumulate ? c[i * p->ldc + j] + x : x;
+                    }
                 }
+            }
+            for (i64 i = 0; p->activation && i < m; i++) {
+                i64 at = (i0 + i) * p->ldc + j0;
+                finish(p->activation, n, p->c + at, p->before ? p->before + at : NULL);
             }
         }
     }
@@ -724,6 +815,7 @@ static void few_rows(const product *p, i64 lo, i64 hi) {
             }
         }
         for (i64 j = 0; p->bias && j < p->N; j++) c[j] += p->bias[j];
+        if (p->activation) finish(p->activation, p->N, c, p->before ? p->before + i * p->ldc : NULL);
     }
 }
 
@@ -762,13 +854,19 @@ static int run(const product *p, int threads) {
 
 int RI_INTERNAL(gemm_bias)(int ta, int tb, i64 M, i64 N, i64 K, const real *a, i64 lda, const real *b, i64 ldb,
                            const real *bias, int accumulate, real *c, i64 ldc, int threads) {
-    product p = {ta, tb, M, N, K, a, lda, b, ldb, bias, accumulate, c, ldc};
+    product p = {ta, tb, M, N, K, a, lda, b, ldb, bias, accumulate, c, ldc, RI_IDENTITY, NULL};
+    return run(&p, threads);
+}
+
+int RI_INTERNAL(gemm_activated)(int ta, int tb, i64 M, i64 N, i64 K, const real *a, i64 lda, const real *b, i64 ldb,
+                                RI_INTERNAL(epilogue) end, real *c, i64 ldc, int threads) {
+    product p = {ta, tb, M, N, K, a, lda, b, ldb, end.bias, 0, c, ldc, end.activation, end.before};
     return run(&p, threads);
 }
 
 int RI_INTERNAL(gemm)(int ta, int tb, i64 M, i64 N, i64 K, const real *a, i64 lda, const real *b, i64 ldb,
                       int accumulate, real *c, i64 ldc, int threads) {
-    product p = {ta, tb, M, N, K, a, lda, b, ldb, NULL, accumulate, c, ldc};
+    product p = {ta, tb, M, N, K, a, lda, b, ldb, NULL, accumulate, c, ldc, RI_IDENTITY, NULL};
     return run(&p, threads);
 }
 
@@ -778,7 +876,7 @@ int RI_INTERNAL(gemm_batch)(int ta, int tb, i64 batch, i64 M, i64 N, i64 K, cons
     if (batch <= 0 || M <= 0 || N <= 0 || K <= 0) {
         if (c_step == 0) batch = 1; /* an empty sum */
         for (i64 i = 0; i < batch; i++) {
-            product p = {ta, tb, M, N, 0, NULL, lda, NULL, ldb, NULL, accumulate, c + i * c_step, ldc};
+            product p = {.M = M, .N = N, .accumulate = accumulate, .c = c + i * c_step, .ldc = ldc};
             int status = run(&p, 1);
             if (status != RI_OK) return status;
         }
@@ -798,8 +896,18 @@ int RI_INTERNAL(gemm_batch)(int ta, int tb, i64 batch, i64 M, i64 N, i64 K, cons
         int failed = RI_OK;
 #pragma omp parallel for schedule(static) num_threads(team)
         for (i64 i = 0; i < batch; i++) {
-            product p = {ta, tb, M, N, K, a + i * a_step, lda, b + i * b_step, ldb, NULL, accumulate, c + i * c_step,
-                         ldc};
+            product p = {.ta = ta,
+                         .tb = tb,
+                         .M = M,
+                         .N = N,
+                         .K = K,
+                         .a = a + i * a_step,
+                         .lda = lda,
+                         .b = b + i * b_step,
+                         .ldb = ldb,
+                         .accumulate = accumulate,
+                         .c = c + i * c_step,
+                         .ldc = ldc};
             if (run(&p, 1) != RI_OK) {
 #pragma omp atomic write
                 failed = RI_NOMEM;
@@ -809,7 +917,18 @@ int RI_INTERNAL(gemm_batch)(int ta, int tb, i64 batch, i64 M, i64 N, i64 K, cons
     }
     for (i64 i = 0; i < batch; i++) {
         int add = accumulate || (c_step == 0 && i > 0);
-        product p = {ta, tb, M, N, K, a + i * a_step, lda, b + i * b_step, ldb, NULL, add, c + i * c_step, ldc};
+        product p = {.ta = ta,
+                     .tb = tb,
+                     .M = M,
+                     .N = N,
+                     .K = K,
+                     .a = a + i * a_step,
+                     .lda = lda,
+                     .b = b + i * b_step,
+                     .ldb = ldb,
+                     .accumulate = add,
+                     .c = c + i * c_step,
+                     .ldc = ldc};
         int status = run(&p, threads);
         if (status != RI_OK) return status;
     }

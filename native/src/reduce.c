@@ -198,28 +198,38 @@ int RI(total)(const real *x, i64 n, double *result, int threads) {
     return RI_OK;
 }
 
-/* dx (n, inner) = factor dy in every row */
-static void repeat(const real *dy, i64 n, i64 inner, real factor, real *dx) {
-    if (inner == 1) {
-        real d = factor * dy[0];
+/* dx (outer, n, inner)[o, k] = factor dy[o], for the rows (o, k) from lo to hi */
+static void repeat(const real *dy, i64 n, i64 inner, real factor, real *dx, i64 lo, i64 hi) {
+    for (i64 row = lo; row < hi;) {
+        const real *from = dy + row / n * inner;
+        i64 end = (row / n + 1) * n;
+        if (end > hi) end = hi;
+        if (inner == 1) {
+            real d = factor * from[0];
 #pragma omp simd
-        for (i64 k = 0; k < n; k++) dx[k] = d;
-        return;
-    }
-    for (i64 k = 0; k < n; k++) {
+            for (i64 k = row; k < end; k++) dx[k] = d;
+        } else {
+            for (i64 k = row; k < end; k++) {
 #pragma omp simd
-        for (i64 j = 0; j < inner; j++) dx[k * inner + j] = factor * dy[j];
+                for (i64 j = 0; j < inner; j++) dx[k * inner + j] = factor * from[j];
+            }
+        }
+        row = end;
     }
 }
 
 static int repeat_all(const real *dy, i64 outer, i64 n, i64 inner, real factor, real *dx, int threads) {
     int team = ri_team(threads, outer * n * inner / 4);
     if (team == 1) {
-        for (i64 o = 0; o < outer; o++) repeat(dy + o * inner, n, inner, factor, dx + o * n * inner);
+        repeat(dy, n, inner, factor, dx, 0, outer * n);
         return RI_OK;
     }
 #pragma omp parallel for schedule(static) num_threads(team)
-    for (i64 o = 0; o < outer; o++) repeat(dy + o * inner, n, inner, factor, dx + o * n * inner);
+    for (int part = 0; part < team; part++) {
+        i64 lo, hi;
+        ri_share(outer * n, 1, part, team, &lo, &hi);
+        repeat(dy, n, inner, factor, dx, lo, hi);
+    }
     return RI_OK;
 }
 

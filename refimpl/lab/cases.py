@@ -78,6 +78,40 @@ def _linear(rows: int, d_in: int, d_out: int) -> list[Case]:
     ]
 
 
+def _dense(rows: int, d_in: int, d_out: int, activation: str) -> list[Case]:
+    """A linear layer with its activation, forward keeping what the gradient needs."""
+
+    def make(normal):
+        args = {"x": normal(rows, d_in), "weight": normal(d_in, d_out) / np.float32(d_in**0.5), "bias": normal(d_out)}
+        return {**args, "activation": activation}
+
+    def make_backward(normal):
+        args = {"dy": normal(rows, d_out), "x": normal(rows, d_in), "weight": normal(d_in, d_out)}
+        return {**args, "kept": normal(rows, d_out), "activation": activation}
+
+    def forward(torch, t):
+        z = torch.addmm(t["bias"], t["x"], t["weight"])
+        return _activated(torch, activation)(z), z
+
+    def backward(torch, t):
+        dz = torch.ops.aten.threshold_backward(t["dy"], t["kept"], 0) if activation == "relu" else _gelu(torch, t)
+        return dz @ t["weight"].T, t["x"].T @ dz, dz.sum(0)
+
+    shape, flops = f"{rows}x{d_in}x{d_out} {activation}", 2.0 * rows * d_in * d_out
+    return [
+        Case("dense", shape, flops, make, _call(forward)),
+        Case("dense_backward", shape, 2 * flops, make_backward, _call(backward)),
+    ]
+
+
+def _activated(torch: Any, activation: str) -> Any:
+    return torch.relu if activation == "relu" else lambda z: torch.nn.functional.gelu(z, approximate="tanh")
+
+
+def _gelu(torch: Any, t: Mapping[str, Any]) -> Any:
+    return torch.ops.aten.gelu_backward(t["dy"], t["kept"], approximate="tanh")
+
+
 def _elementwise(op: str, n: int, flops: int, torch: Torch, **more: Any) -> Case:
     return Case(op, f"{n:,}".replace(",", " "), float(flops * n), lambda normal: {"x": normal(n), **more}, torch)
 
@@ -428,6 +462,9 @@ SEQUENCES: tuple[Case, ...] = (
     *_linear(1, 784, 512),
     *_linear(32, 784, 256),
     *_linear(128, 256, 10),
+    *_dense(32, 784, 512, "relu"),
+    *_dense(128, 512, 512, "relu"),
+    *_dense(2048, 256, 1024, "gelu_tanh"),
     *_attention(4, 8, 64, 64),
     *_attention(1, 4, 1024, 64),
     *_attention(1, 1, 4096, 64),

@@ -12,8 +12,14 @@ import numpy as np
 
 from refimpl.backends import operation
 from refimpl.ops import _check
+from refimpl.ops import activation as activations
 
-__all__ = ["linear", "linear_backward", "matmul", "matmul_backward"]
+__all__ = ["dense", "dense_backward", "linear", "linear_backward", "matmul", "matmul_backward"]
+
+# Activations of `dense`, in the order of native/include/activate.h, by what their gradient is simplest in.
+FROM_OUTPUT = ("relu", "tanh", "sigmoid")
+FROM_INPUT = ("leaky_relu", "elu", "gelu", "gelu_tanh", "silu", "softplus")
+ACTIVATIONS = (*FROM_OUTPUT, *FROM_INPUT)
 
 
 def _product_shape(op: str, a: np.ndarray, b: np.ndarray, transpose_a: bool, transpose_b: bool) -> tuple[int, ...]:
@@ -77,6 +83,10 @@ def _check_linear_backward(dy, x, weight, add_to) -> None:
     _check.floats(op, "dy x weight", dy, x, weight)
     _check_linear(op, x, weight)
     _check.shape(op, "dy", dy, (*x.shape[:-1], weight.shape[1]))
+    _check_add_to(op, weight, add_to)
+
+
+def _check_add_to(op, weight, add_to) -> None:
     if add_to is None:
         return
     if not isinstance(add_to, tuple) or len(add_to) != 2:
@@ -84,6 +94,33 @@ def _check_linear_backward(dy, x, weight, add_to) -> None:
     _check.writable(op, "add_to[0]", add_to[0], weight.shape, weight.dtype)
     if add_to[1] is not None:
         _check.writable(op, "add_to[1]", add_to[1], weight.shape[1:], weight.dtype)
+
+
+def _check_activation(op, activation) -> None:
+    if activation not in ACTIVATIONS:
+        raise ValueError(f"{op}: activation is {activation!r}, expected one of {', '.join(ACTIVATIONS)}")
+
+
+def _check_dense(x, weight, bias, activation) -> tuple[int, ...]:
+    _check_activation("dense", activation)
+    if bias is None:
+        _check.floats("dense", "x weight", x, weight)
+    else:
+        _check.floats("dense", "x weight bias", x, weight, bias)
+    _check_linear("dense", x, weight)
+    if bias is not None:
+        _check.shape("dense", "bias", bias, weight.shape[1:])
+    return (*x.shape[:-1], weight.shape[1])
+
+
+def _check_dense_backward(dy, x, weight, kept, activation, add_to) -> None:
+    op = "dense_backward"
+    _check_activation(op, activation)
+    _check.floats(op, "dy x weight kept", dy, x, weight, kept)
+    _check_linear(op, x, weight)
+    _check.shape(op, "dy", dy, (*x.shape[:-1], weight.shape[1]))
+    _check.shape(op, "kept", kept, dy.shape)
+    _check_add_to(op, weight, add_to)
 
 
 def _t(x: np.ndarray, transpose: bool) -> np.ndarray:
@@ -175,3 +212,44 @@ def linear_backward(
     if into_bias is not None:
         into_bias += dbias
     return dx, into_weight, into_bias
+
+
+@operation
+def dense(
+    x: np.ndarray, weight: np.ndarray, bias: np.ndarray | None = None, activation: str = "relu", keep: bool = True
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """y = f(z), z = x W + b: a linear layer and its activation in one pass over the result.
+
+    Shapes: x (..., D_in), weight (D_in, D_out), bias (D_out,) or None, y (..., D_out). f is the operation named by
+    `activation`, with its default settings: "relu", "tanh", "sigmoid", "leaky_relu", "elu", "gelu", "gelu_tanh", "silu"
+    or "softplus". Returns y and what the gradient needs: y itself for the first three, z for the others; None without
+    `keep`. Raises ValueError for another activation.
+    """
+    shape = _check_dense(x, weight, bias, activation)
+    z = np.matmul(x, weight, out=np.empty(shape, x.dtype))
+    if bias is not None:
+        z += bias
+    y = getattr(activations, activation).numpy(z)
+    if not keep:
+        return y, None
+    return y, y if activation in FROM_OUTPUT else z
+
+
+@operation(inplace=("add_to",))
+def dense_backward(
+    dy: np.ndarray,
+    x: np.ndarray,
+    weight: np.ndarray,
+    kept: np.ndarray,
+    activation: str = "relu",
+    need_dx: bool = True,
+    add_to: tuple[np.ndarray, np.ndarray | None] | None = None,
+) -> tuple[np.ndarray | None, np.ndarray, np.ndarray | None]:
+    """dz = dy f'(z), then dx = dz W^T, dW = x^T dz and db = Σ dz, sums over all rows.
+
+    Takes dy (..., D_out), the x and weight of `dense` and what it kept, (..., D_out). Returns dx, dweight, dbias and
+    treats `need_dx` and `add_to` as `linear_backward` does.
+    """
+    _check_dense_backward(dy, x, weight, kept, activation, add_to)
+    dz = getattr(activations, f"{activation}_backward").numpy(dy, kept)
+    return linear_backward.numpy(dz, x, weight, need_dx, add_to)

@@ -278,6 +278,16 @@ def _linear_backward(dy: Any, x: Any, weight: Any, need_dx: bool = True, add_to:
     return dy.size * weight.shape[0]
 
 
+def _dense(x: Any, weight: Any, bias: Any = None, activation: str = "relu", keep: bool = True) -> int:
+    return x.size * weight.shape[1]
+
+
+def _dense_backward(
+    dy: Any, x: Any, weight: Any, kept: Any, activation: str = "relu", need_dx: bool = True, add_to: Any = None
+) -> int:
+    return dy.size * weight.shape[0]
+
+
 def _square(normal: Normal, n: int, *names: str) -> dict[str, Any]:
     side = 1 << _bits(n) // 3
     return {name: normal(side) if name == "bias" else normal(side, side) for name in names}
@@ -294,6 +304,15 @@ tunable(
     lambda normal, n: _square(normal, n, "dy", "x", "weight"),
     PRODUCTS,
     _linear_backward,
+    "gemm",
+)
+tunable("dense", "x", lambda normal, n: _square(normal, n, "x", "weight", "bias"), PRODUCTS, _dense, "gemm dense")
+tunable(
+    "dense_backward",
+    "dy",
+    lambda normal, n: _square(normal, n, "dy", "x", "weight", "kept"),
+    PRODUCTS,
+    _dense_backward,
     "gemm",
 )
 

@@ -4,6 +4,7 @@ import numpy as np
 from hypothesis import strategies as st
 
 from refimpl import ops
+from refimpl.ops.matmul import ACTIVATIONS, FROM_OUTPUT
 from tests.harness import array, bound, gamma, gradient, inputs, size
 
 
@@ -141,3 +142,72 @@ def _(args, dy):
     dx, dweight, dbias = ops.linear_backward(dy, args["x"], args["weight"])
     grads = {"x": dx, "weight": dweight}
     return ops.linear(**args), grads if args["bias"] is None else {**grads, "bias": dbias}
+
+
+# ---------------------------------------------------------------- dense
+
+KINKED = ("relu", "leaky_relu", "elu")
+
+
+@inputs("dense")
+def _(draw, dtype):
+    _, _, D_out, x, weight = _linear(draw, dtype)
+    bias = array(draw, (D_out,), dtype) if draw(st.booleans()) else None
+    activation = draw(st.sampled_from(ACTIVATIONS))
+    return {"x": x, "weight": weight, "bias": bias, "activation": activation, "keep": draw(st.booleans())}
+
+
+@bound("dense")
+def _(args, outs, eps):
+    """z as in linear; no f is steeper than 1.2 and each is within 12 eps of its value or of 8 eps of its argument."""
+    bias = 0 if args["bias"] is None else np.abs(args["bias"])
+    size = np.abs(args["x"]) @ np.abs(args["weight"]) + bias  # |z| and every partial sum are at most this
+    dz = gamma(args["weight"].shape[0] + 3, eps) * size
+    y = 1.2 * dz + 12 * eps * (np.abs(outs[0]) + size) + np.finfo(outs[0].dtype).smallest_subnormal
+    return (y, *(() if not args["keep"] else (y,) if args["activation"] in FROM_OUTPUT else (dz,)))
+
+
+@inputs("dense_backward")
+def _(draw, dtype):
+    _, D_in, D_out, x, weight = _linear(draw, dtype)
+    add_to = None
+    if draw(st.booleans()):
+        dbias = array(draw, (D_out,), dtype) if draw(st.booleans()) else None
+        add_to = (array(draw, (D_in, D_out), dtype), dbias)
+    shape = (*x.shape[:-1], D_out)
+    args = {"dy": array(draw, shape, dtype), "x": x, "weight": weight, "kept": array(draw, shape, dtype, 3.0)}
+    activation = draw(st.sampled_from(ACTIVATIONS))
+    return {**args, "activation": activation, "need_dx": draw(st.booleans()), "add_to": add_to}
+
+
+@bound("dense_backward")
+def _(args, outs, eps):
+    """dz within 12 eps |dy| (1 + k)(1 + k^2), k = |kept|, the largest bound of the activations' gradients; then the
+    sums of linear_backward, over |dz| and that error."""
+    D_in, D_out = args["weight"].shape
+    B = int(np.prod(args["dy"].shape[:-1]))
+    k = np.abs(args["kept"])
+    off = (12 * eps * np.abs(args["dy"]) * (1 + k) * (1 + k * k)).reshape(B, D_out)
+    with np.errstate(all="ignore"):
+        dz = np.abs(getattr(ops, f"{args['activation']}_backward").numpy(args["dy"], args["kept"])).reshape(B, D_out)
+    x, weight = np.abs(args["x"]).reshape(B, D_in), np.abs(args["weight"])
+    dx = (gamma(D_out + 2, eps) * (dz @ weight.T) + 2 * off @ weight.T).reshape(args["x"].shape)
+    old = (0, 0) if args["add_to"] is None else tuple(0 if o is None else np.abs(o) for o in args["add_to"])
+    n = gamma(B + 3, eps)
+    sums = [n * (x.T @ dz + old[0]) + 2 * x.T @ off, n * (dz.sum(axis=0) + old[1]) + 2 * off.sum(axis=0)]
+    if args["add_to"] is not None:
+        sums = (sums[:1] if args["add_to"][1] is None else sums) * 2
+    return (*((dx,) if args["need_dx"] else ()), *sums)
+
+
+def _smooth(args):
+    z = args["x"] @ args["weight"] + (0 if args["bias"] is None else args["bias"])
+    return args["activation"] not in KINKED or bool((np.abs(z) > 1e-3).all())
+
+
+@gradient("dense", wrt=("x", "weight", "bias"), smooth=_smooth)
+def _(args, dy):
+    y, kept = ops.dense(**{**args, "keep": True})
+    dx, dweight, dbias = ops.dense_backward(dy, args["x"], args["weight"], kept, args["activation"])
+    grads = {"x": dx, "weight": dweight}
+    return y, grads if args["bias"] is None else {**grads, "bias": dbias}

@@ -15,10 +15,21 @@ from numpy import may_share_memory as _overlap
 from refimpl.backends.native import NULL, check, contiguous, fail, ffi, kernel, p
 from refimpl.backends.threads import get_num_threads as threads
 from refimpl.ops import matmul as ops
-from refimpl.ops.matmul import _check_linear_backward, _check_linear_forward, _check_matmul, _check_matmul_backward
+from refimpl.ops.matmul import (
+    ACTIVATIONS,
+    FROM_OUTPUT,
+    _check_dense,
+    _check_dense_backward,
+    _check_linear_backward,
+    _check_linear_forward,
+    _check_matmul,
+    _check_matmul_backward,
+)
 
 _matmul, _matmul_plain = kernel("matmul"), kernel("matmul_plain")
 _linear, _linear_backward = kernel("linear"), kernel("linear_backward")
+_dense, _dense_backward = kernel("dense"), kernel("dense_backward")
+_NUMBER = {name: i for i, name in enumerate(ACTIVATIONS, 1)}  # native/include/activate.h
 
 # What the steps of the common case raise for anything else: other types, axes, layouts (`p` takes only C-contiguous).
 UNUSUAL = (AttributeError, KeyError, TypeError, ValueError)
@@ -206,4 +217,63 @@ def linear_backward(dy, x, weight, need_dx=True, add_to=None):
     )
     if status:
         fail(status, "linear_backward")
+    return dx, dweight, dbias
+
+
+@ops.dense.mirror("native")
+def dense(x, weight, bias=None, activation="relu", keep=True):
+    shape = _check_dense(x, weight, bias, activation)
+    x, (w, transposed) = contiguous(x), _weight(weight)
+    D_in, D_out = weight.shape
+    bias = None if bias is None else contiguous(bias)
+    y = empty(shape, x.dtype)
+    z = empty(shape, x.dtype) if keep and activation not in FROM_OUTPUT else None
+    status = _dense[x.dtype](
+        p(x),
+        p(w),
+        transposed,
+        NULL if bias is None else p(bias),
+        _NUMBER[activation],
+        math.prod(shape[:-1]),
+        D_in,
+        D_out,
+        p(y),
+        NULL if z is None else p(z),
+        threads(),
+    )
+    if status:
+        fail(status, "dense")
+    if not keep:
+        return y, None
+    return y, y if z is None else z
+
+
+@ops.dense_backward.mirror("native")
+def dense_backward(dy, x, weight, kept, activation="relu", need_dx=True, add_to=None):
+    _check_dense_backward(dy, x, weight, kept, activation, add_to)
+    dy, x, kept, (w, transposed) = contiguous(dy), contiguous(x), contiguous(kept), _weight(weight)
+    D_in, D_out = weight.shape
+    dtype = x.dtype
+    dz = empty(dy.shape, dtype)
+    dx = empty(x.shape, dtype) if need_dx else None
+    dweight, dbias = add_to or (empty((D_in, D_out), dtype), empty(D_out, dtype))
+    status = _dense_backward[dtype](
+        p(dy),
+        p(x),
+        p(w),
+        transposed,
+        p(kept),
+        _NUMBER[activation],
+        math.prod(x.shape[:-1]),
+        D_in,
+        D_out,
+        add_to is not None,
+        p(dz),
+        NULL if dx is None else p(dx),
+        p(dweight),
+        NULL if dbias is None else p(dbias),
+        threads(),
+    )
+    if status:
+        fail(status, "dense_backward")
     return dx, dweight, dbias

@@ -257,7 +257,7 @@ def rnn_target_sequence(
         z[:, t] += h @ w_h
         y[:, t] = h = np.tanh(z[:, t])
     _, J, d = _target(_rows(z), codes[labels.ravel()], loss, "tanh", delta)
-    d = d * np.tile(weights, len(x))[:, None]
+    d = _rows(d.reshape(z.shape) * weights[:, None])
     dw_x += _rows(x).T @ d
     dw_h += _rows(_before(h0, y)).T @ d
     dbias += d.sum(axis=0)

@@ -131,14 +131,20 @@ class TPSGDRecurrent(SequenceClassifier):
     def _step(self, x, y):
         B, T, _ = x.shape
         codes = [self.codes(k) for k in range(len(self._layers))]
+        weights = (self._weights / B).astype(x.dtype)  # the only thing here that grows with T: a number a step
         h = [np.zeros((B, n), x.dtype) for n in self.hidden]
         c = [np.zeros_like(a) for a in h] if self.cell == "lstm" else []
-        losses, loss = [0.0] * len(codes), 0.0
+        losses, loss, part = [0.0] * len(codes), 0.0, y
         frames = self.chunk if self.cell == "rnn" and self.update == "accumulate" else 1
         for first in range(0, T, frames):  # a part of the sequence goes through all layers
             now = slice(first, first + frames)
-            u, weight = np.ascontiguousarray(x[:, now]), (self._weights[now] / B).astype(x.dtype)
-            part = np.ascontiguousarray(y[:, now]) if self.every_step_ else np.repeat(y[:, None], len(weight), axis=1)
+            u, weight = np.ascontiguousarray(x[:, now]), weights[now]
+            if self.every_step_:
+                part = np.ascontiguousarray(y[:, now])
+            elif (
+                first == 0 or u.shape[1] != part.shape[1]
+            ):  # the label of all frames, made anew for a shorter part only
+                part = np.repeat(y[:, None], u.shape[1], axis=1)
             for k in range(len(codes)):
                 if self.cell == "lstm":
                     u, J = self._lstm(k, u, h, c, part, codes[k], float(weight[0]))

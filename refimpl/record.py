@@ -8,6 +8,8 @@ A method's module holds
     @claim(...) def ...(setting) -> dict                  sentences of the paper as measurements
     def race() -> list[Step]                              one training step for the benchmark, also in PyTorch
     def teach() -> list[Step]                             the same, small enough to read, for `refimpl trace`; optional
+    def rules(common) -> list[Rule]                       its ways to train one common network, for `refimpl compare`;
+                                                          optional
 """
 
 from __future__ import annotations
@@ -80,6 +82,53 @@ class Experiment:
     data: Data
     draw: Callable[[Any, list[dict[str, Any]]], None] | None = None
     score: Score = field(default_factory=Score)
+
+
+# What a learning rule's update of a layer's weights may be made from, beyond the layer's own input and output: the
+# columns of a comparison.
+SIGNALS = {
+    "labels": "the labels of the batch",
+    "own head": "an auxiliary network or classifier of the layer's own",
+    "output error": "the error at the network's output, sent to every layer directly",
+    "error from above": "a gradient or target that the layers above hand down, one after the other",
+    "weights above": "weights of layers above (weight transport), or a slow copy of them",
+    "fixed random": "fixed random weights or codes",
+    "second network": "a second network that is trained along",
+    "second pass": "a second forward pass, on data with wrong labels",
+}
+
+
+@dataclass(frozen=True)
+class Common:
+    """What every rule of a comparison gets: the same network, passes over the data, and size of batch."""
+
+    hidden: tuple[int, ...] = (256, 256, 256)
+    epochs: int = 10
+    batch_size: int = 64
+
+
+@dataclass(frozen=True)
+class Rule:
+    """One way to train the common network.
+
+    `make(rate, seed)` is a learner with that learning rate; the rate is chosen among `rates` on data held out from the
+    training set, so that each rule gets the same care. `signals` names, from SIGNALS, what an update of a hidden
+    layer's weights depends on. `note` says what is not as in the common network.
+    """
+
+    name: str
+    make: Callable[[float, int], Estimator]
+    rates: tuple[float, ...]
+    signals: tuple[str, ...]
+    role: str = "method"  # or "baseline"
+    note: str = ""
+
+    def __post_init__(self):
+        unknown = [s for s in self.signals if s not in SIGNALS]
+        if unknown:
+            raise ValueError(f"Rule: unknown signals {', '.join(unknown)}, expected some of {', '.join(SIGNALS)}")
+        if not self.rates:
+            raise ValueError(f"Rule: {self.name} has no learning rates to choose from")
 
 
 @dataclass(frozen=True)

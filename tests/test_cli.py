@@ -11,10 +11,10 @@ import pytest
 
 from refimpl import cli, methods, ops
 from refimpl.backends import native, wisdom
+from refimpl.cli import parts
 from refimpl.record import Step
 from tests.lab import fake
 
-COMMANDS = ("list", "info", "run", "claims", "bench", "tune", "trace", "doctor", "tutorial", "data")
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -39,7 +39,7 @@ def refimpl(capsys):
     return call
 
 
-@pytest.mark.parametrize("command", [None, *COMMANDS])
+@pytest.mark.parametrize("command", [None, *cli.COMMANDS])
 def test_help_teaches_with_examples(refimpl, command):
     code, out, err = refimpl(*filter(None, [command]), "--help")
     assert code == 0 and not err
@@ -69,6 +69,15 @@ def test_help_loads_neither_matplotlib_nor_tqdm_nor_a_method():
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_a_command_loads_its_own_module_and_no_other_command():
+    code = (
+        "import sys; from refimpl import cli; cli.main(['trace', '--help']); "
+        "print(sorted(m for m in sys.modules if m.startswith('refimpl.cli.')))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "['refimpl.cli.parts', 'refimpl.cli.trace']"
 
 
 def test_list_and_info(refimpl):
@@ -155,7 +164,7 @@ def test_comparing_without_a_c_core_runs_numpy_and_says_so(refimpl, monkeypatch)
 def test_settings_read_as_python_or_text():
     values = {"a=3": 3, "a=1e-3": 1e-3, "a=true": True, "a=None": None, "a=(1, 2)": (1, 2), "a=x y": "x y", "a==": "="}
     for text, value in values.items():
-        assert cli._setting(text) == ("a", value)
+        assert parts.setting(text) == ("a", value)
 
 
 def test_claims(refimpl, tmp_path):

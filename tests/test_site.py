@@ -10,6 +10,7 @@ import pytest
 
 from refimpl import methods
 from refimpl.backends import operations
+from refimpl.lab import csource
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "docs"))
 
@@ -43,13 +44,27 @@ def test_every_operation_has_a_page_and_no_two_share_one(source):
 
 
 @pytest.mark.parametrize("name", FORWARD)
-def test_every_mirrored_operation_shows_its_c_body(name):
-    for n in (name, f"{name}_backward"):
-        mirrors = (ROOT / "refimpl" / "ops" / "native" / f"{_family(name)}.py").read_text(encoding="utf-8")
-        if f"ops.{n}.mirror" in mirrors:
-            shown = op_pages.c_source(op_pages._kernels(_family(n), n))
-            assert "RI(" in shown, f"{n}: no C body found"
-            assert shown.count("{") == shown.count("}"), f"{n}: the C body is cut"
+def test_every_mirrored_operation_shows_its_c_body(name, source):
+    page = (source / "operations" / f"{op_pages.page(name)}.md").read_text(encoding="utf-8")
+    shown = re.findall(r"^```c\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    mirrored = [n for n in (name, f"{name}_backward") if n in operations() and "native" in operations()[n].bodies]
+    assert len(shown) == len(mirrored)
+    for n, body in zip(mirrored, shown):
+        assert "RI(" in body, f"{n}: no C body found"
+        assert body.count("{") == body.count("}"), f"{n}: the C body is cut"
+
+
+@pytest.mark.parametrize(
+    ("name", "line"),
+    [
+        ("rnn_sequence", "NOINLINE void rnn_steps("),  # two calls below the kernel, and behind a word of its own
+        ("layernorm", "int RI(groupnorm)("),  # another kernel of the file
+        ("conv2d", "static int collect("),
+        ("sgd_update", "LOOP(sgd_momentum) {"),
+    ],
+)
+def test_the_c_body_comes_with_the_functions_that_do_the_work(name, line):
+    assert line in op_pages.c_text(csource.c_source(name))
 
 
 def _family(name):
@@ -148,6 +163,21 @@ def test_broken_links_are_found(tmp_path):
     assert any("loads something from the network" in m for m in found)
 
 
+def test_names_with_their_meanings_in_two_columns_become_a_list():
+    doc = """What it is.
+
+    first, second    what they are,
+                     on two lines
+    third            another
+
+    y = x W,  with two spaces."""
+    assert text.prose(doc).split("\n\n") == [
+        "What it is.",
+        "- `first, second`: what they are, on two lines\n- `third`: another",
+        "y = x W,  with two spaces.",
+    ]
+
+
 def test_a_race_is_told_with_its_conditions_and_drawn(tmp_path):
     row = {
         "kind": "operation",
@@ -161,12 +191,75 @@ def test_a_race_is_told_with_its_conditions_and_drawn(tmp_path):
     for i, racer in enumerate(("native", "numpy", "torch"), start=1):
         row |= {f"{racer}_s": i * 1e-6, f"{racer}_iqr_s": 1e-8}
     row |= {"limit_fraction": 0.5, "torch_s": None, "torch_iqr_s": None}
-    assert charts.cells(row)[1:] == ["2.00 µs", "1.00 µs", "-", "2.0 ×", "-", "50 %"]
+    assert [c.replace(charts.NO_BREAK, " ") for c in charts.cells(row)[1:]] == [
+        "2.00 µs",
+        "1.00 µs",
+        "-",
+        "2.0 ×",
+        "-",
+        "50 %",
+    ]
     charts.save_speed_up(tmp_path / "a.png", [row])
-    assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
+    charts.save_strips(tmp_path / "b.png", charts.by_family([row, {**row, "name": "matmul"}]))
+    for name in ("a.png", "b.png"):
+        assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_charts_of_a_race_stay_readable_however_many_cases_there_are(source):
+    """Width and height in pixels: no chart of the benchmarks' page is a scroll of its own."""
+    from PIL import Image
+
+    for name in ("race-families", "roofline", "race-families-1-thread", "roofline-1-thread"):
+        with Image.open(source / "_images" / f"{name}.png") as image:
+            assert image.height < 1.5 * image.width, f"{name}: {image.size}"
 
 
 def test_the_pages_written_for_the_site_parse_as_python_where_they_say_python(source):
     for file in (source / "operations").glob("*.md"):
         for block in re.findall(r"```python\n(.*?)```", file.read_text(encoding="utf-8"), re.DOTALL):
             ast.parse(block)
+
+
+# ---------------------------------------------------------------- external links, as far as they can be judged here
+
+
+def test_papers_have_sound_records_and_none_is_there_twice():
+    """arXiv numbers are YYMM.NNNNN; a paper is not younger than its record says."""
+    papers = [methods.module(slug).PAPER for slug in methods.slugs()]
+    assert len({p.title for p in papers}) == len({p.arxiv for p in papers if p.arxiv}) == len(papers)
+    for p in papers:
+        assert p.slug in methods.slugs() and p.authors and p.idea
+        number = re.fullmatch(r"(\d\d)(\d\d)\.\d{4,5}", p.arxiv)
+        assert number and 1 <= int(number[2]) <= 12, f"{p.slug}: arXiv:{p.arxiv}"
+        assert 2000 + int(number[1]) <= p.year <= 2002 + int(number[1]), f"{p.slug}: {p.year}, arXiv:{p.arxiv}"
+
+
+TEXTS = [
+    *ROOT.glob("*.md"),
+    *(ROOT / "docs").glob("*.md"),
+    *(ROOT / "docs" / "maths").glob("*.md"),
+    *(ROOT / "docs" / "results").glob("*.md"),
+    *(ROOT / "tutorials").glob("*.md"),
+]
+
+
+@pytest.mark.parametrize("file", TEXTS, ids=lambda f: f"{f.parent.name}/{f.name}")
+def test_external_links_are_well_formed(file):
+    from urllib.parse import urlsplit
+
+    prose = file.read_text(encoding="utf-8")
+    for link in re.findall(r"https?://[^\s)>\]\"'`]+", prose):
+        parts = urlsplit(link)
+        assert parts.scheme == "https" and re.fullmatch(r"[a-z0-9-]+(\.[a-z0-9-]+)+", parts.netloc), link
+        if parts.netloc == "arxiv.org":
+            assert re.fullmatch(r"/(?:abs|pdf)/\d{4}\.\d{4,5}", parts.path), link
+        if parts.netloc == "doi.org":
+            assert re.fullmatch(r"/10\.\d{4,}/\S+", parts.path), link
+
+
+@pytest.mark.parametrize("file", TEXTS, ids=lambda f: f"{f.parent.name}/{f.name}")
+def test_links_between_files_lead_somewhere(file):
+    prose = re.sub(r"(?s)```.*?```|`[^`\n]*`", "", file.read_text(encoding="utf-8"))
+    for target in re.findall(r"\]\(([^)\s#]+)(?:#[^)]*)?\)", prose):
+        if not re.match(r"\w+:", target):
+            assert (file.parent / target).exists(), f"{file.name} links to {target}, which is not there"

@@ -19,6 +19,7 @@ from refimpl import (
     DirectFeedbackAlignmentClassifier,
     FeedbackAlignmentClassifier,
     ForwardForwardClassifier,
+    LocalBlocksClassifier,
     NoProp,
     OTTTClassifier,
     PhysicalBackpropClassifier,
@@ -54,6 +55,7 @@ LEARNERS = [
     RidgeClassifier(random_state=0),
     TPSGD(hidden=(32,), epochs=60, batch_size=16, random_state=0),
     TPSGD(hidden=(32,), loss="logistic", schedule="greedy", epochs=60, batch_size=16, random_state=0),
+    LocalBlocksClassifier(network="mlp", hidden=(32, 32), epochs=60, batch_size=32, random_state=0),
 ]
 
 # No check is excluded.

@@ -63,7 +63,8 @@ def write(root: Path, out: Path) -> dict[str, str]:
         "---\nhide-toc: true\n---\n# API reference\n\nEvery public name, under the module it is imported from. "
         "Operations have {doc}`pages of their own <../operations/index>`."
     )
-    (folder / "index.md").write_text(f"{head}\n\n{toctree}\n\n{text.table(('module', ''), rows)}\n", encoding="utf-8")
+    listed = f":::{{container}} stacked\n{text.table(('module', ''), rows)}\n:::"
+    (folder / "index.md").write_text(f"{head}\n\n{toctree}\n\n{listed}\n", encoding="utf-8")
     return {name: f"{name}.html" for name in pages}
 
 

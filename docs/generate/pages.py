@@ -21,7 +21,7 @@ def write(root: Path, out: Path) -> None:
     operations.write(root, out, bench)
     where = api.write(root, out)
     _architecture(out, where)
-    _benchmarks(out, bench)
+    _benchmarks(root, out, bench)
     _start(root, out)
 
 
@@ -84,8 +84,8 @@ def _architecture(out: Path, where: dict[str, str]) -> None:
     file.write_text(f"{title}\n\n{drawn}\n\n{told}\n{rest}", encoding="utf-8")
 
 
-def _benchmarks(out: Path, bench: dict | None) -> None:
-    parts = ["# Benchmarks"]
+def _benchmarks(root: Path, out: Path, bench: dict | None) -> None:
+    parts = ["---\nhide-toc: true\n---\n# Benchmarks"]
     if bench is None:
         parts.append(
             "No race has been published with this version. On your own machine:\n\n"
@@ -93,25 +93,41 @@ def _benchmarks(out: Path, bench: dict | None) -> None:
         )
     else:
         parts.append(charts.conditions(bench))
-        steps = [r for r in bench["rows"] if r["kind"] != "operation"]  # of networks and of methods
-        ops = [r for r in bench["rows"] if r["kind"] == "operation"]
-        if steps:
-            charts.save_speed_up(out / "_images" / "race-methods.png", steps)
-            parts.append("## Training steps\n\n![Training steps: speed of the C core](_images/race-methods.png)")
-            parts.append(text.table(charts.HEAD[:-1], [charts.cells(r)[:-1] for r in steps], "lrrrrr"))
-        if charts.save_roofline(out / "_images" / "roofline.png", bench):
-            limits = bench["limits"]
-            parts.append(
-                "## Under the roof\n\n"
-                f"Limits of the same run: {limits['gflops']:.0f} GFLOP/s ({limits['gflops_from']}), "
-                f"{limits['copy_gbps']:.0f} GB/s ({limits['copy_gbps_from']}). What a roofline says: "
-                "{doc}`tutorials/02-fast`.\n\n![Roofline](_images/roofline.png)"
-            )
-        if ops:
-            charts.save_speed_up(out / "_images" / "race-all.png", ops)
-            parts.append("## Operations\n\n![Operations: speed of the C core](_images/race-all.png)")
-            parts.append(text.table(charts.HEAD, [charts.cells(r) for r in ops], "lrrrrrr"))
+        parts += _race(out, bench, "")
+        one = charts.load(root, "bench-1-thread")
+        if one is not None:
+            parts.append(f"## On one thread\n\n{charts.conditions(one)}")
+            parts += _race(out, one, "-1-thread", "#")
     (out / "benchmarks.md").write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+
+
+def _race(out: Path, bench: dict, name: str, deeper: str = "") -> list[str]:
+    """Charts and tables of one race; those of operations by family, folded."""
+    parts = []
+    steps = [r for r in bench["rows"] if r["kind"] != "operation"]  # of networks and of methods
+    ops = [r for r in bench["rows"] if r["kind"] == "operation"]
+    if steps:
+        charts.save_speed_up(out / "_images" / f"race-methods{name}.png", steps)
+        chart = f"![Training steps: speed of the C core](_images/race-methods{name}.png)"
+        parts.append(f"{deeper}## Training steps\n\n{chart}")
+        parts.append(text.table(charts.HEAD[:-1], [charts.cells(r)[:-1] for r in steps], "lrrrrr"))
+    if charts.save_roofline(out / "_images" / f"roofline{name}.png", bench):
+        limits = bench["limits"]
+        parts.append(
+            f"{deeper}## Under the roof\n\n"
+            f"Limits of the same run: {limits['gflops']:.0f} GFLOP/s ({limits['gflops_from']}), "
+            f"{limits['copy_gbps']:.0f} GB/s ({limits['copy_gbps_from']}). What a roofline says: "
+            f"{{doc}}`tutorials/02-fast`.\n\n![Roofline](_images/roofline{name}.png)"
+        )
+    if ops:
+        charts.save_strips(out / "_images" / f"race-families{name}.png", charts.by_family(ops))
+        chart = f"![Operations by family: speed of the C core](_images/race-families{name}.png)"
+        parts.append(f"{deeper}## Operations\n\nA point is a case, a black line the median of a family.\n\n{chart}")
+        for family, rows in charts.by_family(ops).items():
+            cases = text.table(charts.HEAD, [charts.cells(r) for r in rows], "lrrrrrr")
+            title = f"{operations.title(family)} ({len(rows)} case{'s' * (len(rows) != 1)})"
+            parts.append(f":::{{dropdown}} {title}\n{{doc}}`operations/{family}`\n\n{cases}\n:::")
+    return parts
 
 
 def _start(root: Path, out: Path) -> None:

@@ -29,11 +29,15 @@ def _equation(paragraph: str) -> bool:
     return bool(first) and (short or not ended) and len(lines) <= 4 and "`" not in paragraph
 
 
+_TERM = re.compile(r"([A-Za-z_][\w.]*(?:, [A-Za-z_][\w.]*)*) {2,}(\S.*)")  # name    what it means
+
+
 def prose(doc: str | None) -> str:
     """A docstring as Markdown: paragraphs, lists, formulas and indented blocks in a fixed width."""
     out: list[str] = []
     run: list[str] = []  # lines of a paragraph or list
     block: list[str] = []  # indented lines
+    terms: list[list[str]] = []  # names and what they mean, in two columns
 
     def flush() -> None:
         if run:
@@ -41,8 +45,11 @@ def prose(doc: str | None) -> str:
             out.append(formula(text) if _equation(text) else escape(text))
         if block:
             out.append(formula(inspect.cleandoc("\n" + "\n".join(block))))
+        if terms:
+            out.append("\n".join(f"- `{name}`: {escape(meaning)}" for name, meaning in terms))
         run.clear()
         block.clear()
+        terms.clear()
 
     for line in [*inspect.cleandoc(doc or "").split("\n"), ""]:
         if not line.strip():
@@ -50,12 +57,18 @@ def prose(doc: str | None) -> str:
                 block.append("")
             else:
                 flush()
+        elif terms and line.startswith(" "):
+            terms[-1][1] += f" {line.strip()}"
+        elif found := _TERM.match(line):
+            if not terms:
+                flush()
+            terms.append([found[1], found[2]])
         elif line.startswith(" ") and not any(r.startswith("- ") for r in run):
             if run:
                 flush()
             block.append(line)
         else:
-            if block or (line.startswith("- ") and run and not run[0].startswith("- ")):
+            if block or terms or (line.startswith("- ") and run and not run[0].startswith("- ")):
                 flush()
             run.append(line)
     flush()

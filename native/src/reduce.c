@@ -200,10 +200,10 @@ int RI(total)(const real *x, i64 n, double *result, int threads) {
 
 /* dx (outer, n, inner)[o, k] = factor dy[o], for the rows (o, k) from lo to hi */
 static void repeat(const real *dy, i64 n, i64 inner, real factor, real *dx, i64 lo, i64 hi) {
-    for (i64 row = lo; row < hi;) {
-        const real *from = dy + row / n * inner;
-        i64 end = (row / n + 1) * n;
-        if (end > hi) end = hi;
+    const real *from = n > 0 ? dy + lo / n * inner : dy;
+    i64 whole = n > 0 ? (lo / n + 1) * n : 0; /* where the rows of the next o begin */
+    for (i64 row = lo; row < hi; from += inner, whole += n) {
+        i64 end = whole < hi ? whole : hi;
         if (inner == 1) {
             real d = factor * from[0];
 #pragma omp simd

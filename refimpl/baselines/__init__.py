@@ -11,6 +11,7 @@ from refimpl.baselines.feedback import (
 )
 from refimpl.baselines.forward_forward import ForwardForwardClassifier
 from refimpl.baselines.graph import BackpropGNN, BackpropLinks
+from refimpl.baselines.local_blocks import LocalBlocksClassifier
 from refimpl.baselines.ottt import OTTTClassifier, ottt_gradient
 from refimpl.baselines.physical import PhysicalBackpropClassifier
 from refimpl.baselines.recurrent import RecurrentClassifier
@@ -28,6 +29,7 @@ __all__ = [
     "DirectFeedbackAlignmentClassifier",
     "FeedbackAlignmentClassifier",
     "ForwardForwardClassifier",
+    "LocalBlocksClassifier",
     "OTTTClassifier",
     "PhysicalBackpropClassifier",
     "RandomTargetProjectionClassifier",

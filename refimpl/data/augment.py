@@ -8,15 +8,16 @@ import numpy as np
 
 __all__ = ["augment", "check_augmentations", "cutout", "random_crop", "random_flip"]
 
-NAMES = ("crop", "flip", "cutout")
+NAMES = ("crop", "flip", "cutout", "reflect")
 
 
-def random_crop(x: np.ndarray, padding: int, rng: np.random.Generator) -> np.ndarray:
-    """Each image moved by -padding .. padding pixels along both axes; zeros come in from outside."""
+def random_crop(x: np.ndarray, padding: int, rng: np.random.Generator, reflect: bool = False) -> np.ndarray:
+    """Each image moved by -padding .. padding pixels along both axes; zeros come in from outside, or with `reflect`
+    what lies behind the edge, mirrored there."""
     if padding < 0:
         raise ValueError(f"random_crop: padding is {padding}, expected at least 0")
     B, _, H, W = x.shape
-    wide = np.pad(x, ((0, 0), (0, 0), (padding, padding), (padding, padding)))
+    wide = np.pad(x, ((0, 0), (0, 0), (padding,) * 2, (padding,) * 2), mode="reflect" if reflect else "constant")
     top, left = rng.integers(0, 2 * padding + 1, (2, B, 1))
     rows, columns = top + np.arange(H), left + np.arange(W)
     return np.ascontiguousarray(
@@ -52,11 +53,11 @@ def check_augmentations(who: str, names: Sequence[str]) -> None:
 
 
 def augment(x: np.ndarray, names: Sequence[str], rng: np.random.Generator) -> np.ndarray:
-    """The named augmentations in turn: crops with padding H // 8, flips, cutout of squares of H // 2 (for 32 x 32
-    images: 4 and 16 pixels)."""
+    """The named augmentations in turn: crops with padding H // 8 ("crop" of zeros, "reflect" of mirrored pixels),
+    flips, cutout of squares of H // 2 (for 32 x 32 images: 4 and 16 pixels)."""
     for name in names:
-        if name == "crop":
-            x = random_crop(x, x.shape[2] // 8, rng)
+        if name in ("crop", "reflect"):
+            x = random_crop(x, x.shape[2] // 8, rng, reflect=name == "reflect")
         elif name == "flip":
             x = random_flip(x, rng)
         else:

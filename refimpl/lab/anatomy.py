@@ -198,6 +198,9 @@ _PROSE = re.compile(
 )
 
 
+_ABOUT_AN_ARGUMENT = re.compile(r"(With )?`\w+` = ")  # such as `add_to` = (dgain, dbias): how it is called
+
+
 @functools.cache
 def equations(name: str) -> tuple[str, ...]:
     """The equations of the docstring, one text each; its first sentence where it has none."""
@@ -221,7 +224,7 @@ def equations(name: str) -> tuple[str, ...]:
                 joined[-1] += " " + line.strip()
             else:
                 joined.append(line.strip())
-        found += [_sentence(line) for line in joined if "=" in line]
+        found += [_sentence(line) for line in joined if "=" in line and not _ABOUT_AN_ARGUMENT.match(line)]
     if found:
         return tuple(found)
     return (_sentence(" ".join(paragraphs[0].split("\n"))),)

@@ -49,7 +49,7 @@ BUDGET = 0.25  # seconds for each racer of a case
 SAMPLE = 0.002  # seconds of one turn, at least
 SLOW = 1.0  # seconds of a call that needs no warm caches: three turns, each one call
 # Not convolutions: PyTorch may do them with fewer multiplications than are counted, and seem faster than the machine.
-_PRODUCTS = ("matmul", "linear", "linear_backward", "lstm_sequence")
+_PRODUCTS = ("matmul", "linear", "linear_backward", "dense", "dense_backward", "lstm_sequence")
 OVERHEAD_BUDGET = 1.5e-6  # seconds that a call of an operation may cost over a call of its body
 
 
@@ -428,4 +428,5 @@ def plot(outcome: Mapping[str, Any], path: Path) -> None:
     rows = [r for r in outcome["rows"] if r["flops"] and r["bytes"]]
     if not rows:
         raise UsageError("--plot: the chart shows operations, and none was raced")
-    files.write(path, figures.png(lambda figure: figures.roofline(figure, rows, outcome), 1.7, 0.6 + 0.045 * len(rows)))
+    size = figures.roofline_size(rows)
+    files.write(path, figures.png(lambda figure: figures.roofline(figure, rows, outcome), *size))

@@ -18,6 +18,8 @@ from refimpl.lab.anatomy import PACKAGE, Source, numpy_source, statements
 
 __all__ = ["c_source", "counterpart"]
 
+MOST_LINES = 160  # of C for one operation: the reader is not to lose the thread
+
 # ---------------------------------------------------------------- C source
 
 
@@ -72,7 +74,7 @@ def _kernels(function: Callable[..., Any]) -> list[str]:
 
 @functools.cache
 def c_source(name: str) -> Source | None:
-    """The kernel behind an operation's C mirror: the static functions and macros of its file that it uses, then itself.
+    """The kernel behind an operation's C mirror, and the functions, macros and kernels of its file that it uses.
 
     None where the operation has no mirror or the sources are not here.
     """
@@ -84,24 +86,16 @@ def c_source(name: str) -> Source | None:
     if kernel is None:
         return None
     file, lines, first, last = functions[kernel]
-    parts = [(first, last)]
     helpers = _c_helpers(file)
-    wanted, done = _words(lines[first : last + 1]), set()
-    for _ in range(2):  # helpers of helpers, no further: the reader is not to lose the thread
-        new = [h for h in helpers if h in wanted and h not in done]
-        done.update(new)
-        for h in new:
-            a, b = helpers[h]
-            parts.append((a, b))
-            wanted |= _words(lines[a : b + 1])
-    parts = sorted(set(parts), key=lambda part: (part == (first, last), part))
-    total = 0
-    kept: list[tuple[int, int]] = []
-    for a, b in reversed(parts):  # the kernel itself, then the helpers that stand nearest
-        total += b - a + 1
-        if kept and total > 160:
-            break
-        kept.append((a, b))
+    kept, todo, seen = [(first, last)], _words(lines[first : last + 1]), {kernel}
+    while todo:  # what the kernel uses, what that uses, and so on, as long as there is room
+        word = todo.pop(0)
+        if word in helpers and word not in seen:
+            seen.add(word)
+            a, b = helpers[word]
+            if b - a + 1 + sum(y - x + 1 for x, y in kept) <= MOST_LINES:
+                kept.append((a, b))
+                todo += _words(lines[a : b + 1])
     kept.sort()
     numbers: list[int] = []
     for a, b in kept:
@@ -111,17 +105,21 @@ def c_source(name: str) -> Source | None:
     return Source(file, tuple(n + 1 for n in numbers), tuple(lines[n] for n in numbers))
 
 
-def _words(lines: list[str]) -> set[str]:
-    return set(re.findall(r"\w+", "\n".join(lines)))
+def _words(lines: list[str]) -> list[str]:
+    """What C lines may use, in their order: words, and kernels where they call them."""
+    kernels = _c_functions()
+    found = re.findall(r"\b(RI\()?(\w+)(\)\()?", "\n".join(lines))
+    return list(dict.fromkeys(word for call, word, end in found if word not in kernels or (call and end)))
 
 
 @functools.cache
 def _c_helpers(file: str) -> dict[str, tuple[int, int]]:
-    """Static functions and multi-line macros of one file: name -> first and last line."""
+    """Static functions, multi-line macros and kernels of one file: name -> first and last line."""
     lines = next(lines for f, lines, _, _ in _c_functions().values() if f == file)
-    found: dict[str, tuple[int, int]] = {}
+    found = {name: (first, last) for name, (f, _, first, last) in _c_functions().items() if f == file}
     for i, line in enumerate(lines):
-        if match := re.match(r"(?:static|INLINE) [^=;]*?\b(?:RI\()?(\w+)\)?\(|LOOP\((\w+)\)", line):
+        line = re.sub(r"__attribute__\(\(\w+\)\) ", "", line)
+        if match := re.match(r"(?:static|INLINE|NOINLINE) [^=;]*?\b(?:RI\()?(\w+)\)?\(|LOOP\((\w+)\)", line):
             end = next((j for j in range(i, len(lines)) if lines[j].startswith("}")), i)
             found[match[1] or match[2]] = (i, end)
         elif match := re.match(r"#define (\w+)\(", line):

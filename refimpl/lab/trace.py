@@ -366,7 +366,7 @@ def _pair(calls: list[Call]) -> None:
         for candidate in reversed(candidates):
             same, equal = _shared(candidate, call)
             fits = same + equal > 0 or not call.arguments or _alike(candidate, call)
-            score = (same, equal, int(_alike(candidate, call)))
+            score = (same, equal, _alike(candidate, call))
             if fits and (best is None or score > most):
                 best, most = candidate, score
                 how = "identity" if same else "values" if equal else "order"
@@ -386,7 +386,8 @@ def _shared(forward: Call, backward: Call) -> tuple[int, int]:
     return same, equal
 
 
-def _alike(forward: Call, backward: Call) -> bool:
-    """Whether an upstream gradient has the shape of a result."""
+def _alike(forward: Call, backward: Call) -> int:
+    """Whether upstream gradients have the shapes of results: 2 where all have, 1 where some have, else 0."""
     shapes = {r.shape for r in forward.results}
-    return any(a.shape in shapes for a in backward.arguments if a.name.startswith("d"))
+    found = [a.shape in shapes for a in backward.arguments if a.name.startswith("d")]
+    return any(found) + (bool(found) and all(found))

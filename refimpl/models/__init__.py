@@ -4,12 +4,25 @@ from __future__ import annotations
 
 import math
 
+from refimpl.models.column import Column, mlp_column, resnet_column
 from refimpl.models.convnet import basic_block, lenet, resnet, vgg
 from refimpl.models.gpt import GPT
 from refimpl.models.mlp import mlp
 from refimpl.nn import Layer
 
-__all__ = ["GPT", "basic_block", "build", "lenet", "mlp", "names", "resnet", "vgg"]
+__all__ = [
+    "GPT",
+    "Column",
+    "basic_block",
+    "build",
+    "lenet",
+    "mlp",
+    "mlp_column",
+    "names",
+    "resnet",
+    "resnet_column",
+    "vgg",
+]
 
 _IMAGE_MODELS = {"lenet": lenet, "vgg": vgg, "resnet": resnet}
 

@@ -46,8 +46,13 @@ def lenet(shape: Shape, d_out: int, widths: tuple[int, int] = (16, 32), hidden: 
     )
 
 
-def _conv_bn(c_in: int, c_out: int, stride: int = 1, size: int = 3) -> list[Layer]:
-    return [Conv2d(c_in, c_out, size, stride, padding=size // 2, bias=False), BatchNorm(c_out)]
+def conv_bn(c_in: int, c_out: int, stride: int = 1, size: int = 3, fan: str = "in") -> list[Layer]:
+    """A convolution without bias and its batch norm. First weights: He et al., 2015, by the fan-in (uniform) or the
+    fan-out, N(0, 2 / (size^2 c_out))."""
+    if fan not in ("in", "out"):
+        raise ValueError(f"conv_bn: fan is {fan!r}, expected 'in' or 'out'")
+    weight = None if fan == "in" else init.kaiming_normal(size * size * c_out)
+    return [Conv2d(c_in, c_out, size, stride, padding=size // 2, bias=False, weight_init=weight), BatchNorm(c_out)]
 
 
 def vgg(
@@ -62,7 +67,7 @@ def vgg(
     layers: list[Layer] = []
     for stage in plan:
         for width in stage:
-            layers += [*_conv_bn(c, width), Activation("relu")]
+            layers += [*conv_bn(c, width), Activation("relu")]
             c = width
         layers.append(MaxPool2d(2))
         h, w = h // 2, w // 2
@@ -70,13 +75,12 @@ def vgg(
     return Sequential(*layers, Flatten(), *head, Linear(hidden, d_out, weight_init=init.kaiming_uniform(hidden, 1.0)))
 
 
-def basic_block(c_in: int, c_out: int, stride: int = 1) -> Sequential:
+def basic_block(c_in: int, c_out: int, stride: int = 1, fan: str = "in") -> Sequential:
     """The two-convolution residual block of He et al., 2016, with a 1x1 projection where shapes change."""
-    body = Sequential(*_conv_bn(c_in, c_out, stride), Activation("relu"), *_conv_bn(c_out, c_out))
+    body = Sequential(*conv_bn(c_in, c_out, stride, fan=fan), Activation("relu"), *conv_bn(c_out, c_out, fan=fan))
     project = stride != 1 or c_in != c_out
-    return Sequential(
-        Residual(body, Sequential(*_conv_bn(c_in, c_out, stride, size=1)) if project else None), Activation("relu")
-    )
+    shortcut = Sequential(*conv_bn(c_in, c_out, stride, size=1, fan=fan)) if project else None
+    return Sequential(Residual(body, shortcut), Activation("relu"))
 
 
 def resnet(shape: Shape, d_out: int, widths: tuple[int, ...] = (16, 32, 64), blocks: int = 1) -> Sequential:
@@ -86,7 +90,7 @@ def resnet(shape: Shape, d_out: int, widths: tuple[int, ...] = (16, 32, 64), blo
     Source: He et al., "Deep residual learning for image recognition", 2016, section 4.2.
     """
     _least("resnet", shape, 1)
-    layers: list[Layer] = [*_conv_bn(shape[0], widths[0]), Activation("relu")]
+    layers: list[Layer] = [*conv_bn(shape[0], widths[0]), Activation("relu")]
     c = widths[0]
     for stage, width in enumerate(widths):
         for block in range(blocks):

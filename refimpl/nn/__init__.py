@@ -5,6 +5,7 @@ from refimpl.nn.containers import Concat, Residual, Sequential, repeat
 from refimpl.nn.layer import Layer, declare_all, initialise
 from refimpl.nn.layers import (
     Activation,
+    AdaptiveAvgPool2d,
     AvgPool2d,
     BatchNorm,
     Conv1d,
@@ -19,6 +20,7 @@ from refimpl.nn.layers import (
     Linear,
     MaxPool2d,
     Reshape,
+    Resize2d,
     RMSNorm,
     RowLinear,
     Upsample2d,
@@ -31,6 +33,7 @@ __all__ = [
     "LSTM",
     "RNN",
     "Activation",
+    "AdaptiveAvgPool2d",
     "AvgPool2d",
     "BatchNorm",
     "Concat",
@@ -52,7 +55,11 @@ __all__ = [
     "RMSNorm",
     "Reshape",
     "Residual",
+<<<<<<< HEAD
     "RowLinear",
+=======
+    "Resize2d",
+>>>>>>> main
     "Scope",
     "SelfAttention",
     "Sequential",

@@ -6,6 +6,7 @@ Index alphabet: B batch, T time, C channels, H/W height/width, D width of featur
 
 from __future__ import annotations
 
+import functools
 import math
 from dataclasses import dataclass
 
@@ -219,6 +220,70 @@ class Upsample2d(Layer):
 
     def backward(self, params, grads, saved, dy, need_dx=True):
         return getattr(ops, f"upsample_{self.mode}2d_backward")(dy, self.factor) if need_dx else None
+
+
+@functools.lru_cache(maxsize=64)
+def _means(n: int, m: int, dtype: str) -> np.ndarray:
+    """(n, m): column i averages entries floor(i n / m) .. ceil((i + 1) n / m) - 1 of n."""
+    a = np.zeros((n, m), dtype)
+    for i in range(m):
+        first, last = i * n // m, -(-(i + 1) * n // m)
+        a[first:last, i] = 1 / (last - first)
+    a.flags.writeable = False  # shared by all calls
+    return a
+
+
+@functools.lru_cache(maxsize=64)
+def _between(n: int, m: int, dtype: str) -> np.ndarray:
+    """(n, m): column i interpolates linearly at i (n - 1) / (m - 1), so that both ends stay."""
+    a = np.zeros((n, m), dtype)
+    for i in range(m):
+        at = i * (n - 1) / (m - 1) if m > 1 else 0.0
+        left = min(int(at), max(n - 2, 0))
+        a[left, i] += 1 - (at - left)
+        if n > 1:
+            a[left + 1, i] += at - left
+    a.flags.writeable = False
+    return a
+
+
+@dataclass(frozen=True)
+class _Resample(Layer):
+    """y[b, c] = R^T x[b, c] S: another extent (height, width) by one matrix along each axis."""
+
+    size: Pair
+
+    def matrices(self, x_shape: tuple[int, ...], dtype: np.dtype) -> tuple[np.ndarray, np.ndarray]:
+        raise NotImplementedError
+
+    def forward(self, params, x, train=False, rng=None):
+        R, S = self.matrices(x.shape, x.dtype)
+        return ops.matmul(R, ops.matmul(x, S), transpose_a=True), x.shape
+
+    def backward(self, params, grads, saved, dy, need_dx=True):
+        if not need_dx:
+            return None
+        R, S = self.matrices(saved, dy.dtype)
+        return ops.matmul(ops.matmul(R, dy), S, transpose_b=True)
+
+
+@dataclass(frozen=True)
+class AdaptiveAvgPool2d(_Resample):
+    """(B, C, H, W) to (B, C, *size): means over windows that cover the plane, of nearly equal extents."""
+
+    def matrices(self, x_shape, dtype):
+        h, w = _pair(self.size)
+        return _means(x_shape[2], h, dtype.name), _means(x_shape[3], w, dtype.name)
+
+
+@dataclass(frozen=True)
+class Resize2d(_Resample):
+    """(B, C, H, W) to (B, C, *size) by bilinear interpolation; the corners stay where they are (PyTorch's
+    align_corners=True)."""
+
+    def matrices(self, x_shape, dtype):
+        h, w = _pair(self.size)
+        return _between(x_shape[2], h, dtype.name), _between(x_shape[3], w, dtype.name)
 
 
 @dataclass(frozen=True)

@@ -56,7 +56,7 @@ PAGE = {
     "odd": "#a0518a",
     "good": "#00694d",
     "bad": "#c22a1a",
-    "code-comment": "#6b6f76",
+    "code-comment": "#62666d",
     "code-keyword": "#7a3b8f",
     "code-number": "#00588a",
 }
@@ -68,7 +68,7 @@ PAGE_DARK = {
     "line": "#383c43",
     "link": "#7cc4f0",
     "focus": PALETTE[5],
-    "mark": "#4a3f16",
+    "mark": "#3a3110",
     "forward": PALETTE[5],
     "backward": "#f2803a",
     "update": "#2fbf96",

@@ -18,6 +18,15 @@ def test_a_crop_is_a_window_of_the_padded_image(seed, padding):
         assert any(np.array_equal(out[i], w) for w in windows)
 
 
+def test_reflected_crops_show_the_image_s_own_pixels():
+    image = np.arange(64, dtype=np.float32).reshape(1, 1, 8, 8).repeat(60, axis=0) + 1
+    out = random_crop(image, 1, np.random.default_rng(0), reflect=True)
+    wide = np.pad(image[0, 0], 1, mode="reflect")
+    windows = [wide[a : a + 8, b : b + 8].tobytes() for a in range(3) for b in range(3)]
+    assert {m.tobytes() for m in out} == set(windows) and out.min() > 0
+    assert np.array_equal(augment(image, ["reflect"], np.random.default_rng(0)), out)
+
+
 def test_every_shift_occurs():
     x = np.zeros((500, 1, 5, 5), np.float32)
     x[:, 0, 2, 2] = 1

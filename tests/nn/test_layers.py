@@ -14,6 +14,8 @@ IMAGE = (2, 4, 6, 5)
 CASES = {
     "Linear": (nn.Linear(5, 3), (2, 4, 5)),
     "Linear without bias": (nn.Linear(5, 3, bias=False), (4, 5)),
+    "RowLinear": (nn.RowLinear(5, 3), (2, 4, 5)),
+    "RowLinear without bias": (nn.RowLinear(5, 3, bias=False), (4, 5)),
     "Conv2d": (nn.Conv2d(4, 6, 3, stride=2, padding=1, groups=2), IMAGE),
     "Conv1d": (nn.Conv1d(4, 3, 3, padding=1, dilation=2), (2, 4, 9)),
     "ConvTranspose2d": (nn.ConvTranspose2d(4, 3, 3, stride=2, padding=1, output_padding=1), IMAGE),
@@ -22,6 +24,8 @@ CASES = {
     "GlobalAvgPool2d": (nn.GlobalAvgPool2d(), IMAGE),
     "Upsample2d": (nn.Upsample2d(2, "bilinear"), IMAGE),
     "Upsample2d nearest": (nn.Upsample2d(3, "nearest"), IMAGE),
+    "AdaptiveAvgPool2d": (nn.AdaptiveAvgPool2d((2, 3)), IMAGE),
+    "Resize2d": (nn.Resize2d((9, 7)), IMAGE),
     "Reshape": (nn.Reshape((10, 12)), IMAGE),
     "Flatten": (nn.Flatten(), IMAGE),
     "LayerNorm": (nn.LayerNorm(7), (3, 2, 7)),
@@ -80,6 +84,16 @@ def test_layer_backward_equals_central_differences(case, body, train):
 
         assert relative_error(dx, central_differences(loss, x)) < 1e-6
         assert relative_error(grads.flat - 1, central_differences(loss, params.flat)) < 1e-6
+
+
+def test_resampling_by_hand():
+    """Means over windows of nearly equal extents; interpolation that keeps the corners."""
+    x = np.array([[[[1.0, 2, 3, 4, 6]]]])
+    assert np.allclose(nn.AdaptiveAvgPool2d((1, 2)).apply({}, x), [2, 13 / 3])
+    assert np.allclose(nn.Resize2d((1, 3)).apply({}, x[..., :2]), [1, 1.5, 2])
+    assert np.allclose(nn.Resize2d((1, 9)).apply({}, x)[0, 0, 0], [1, 1.5, 2, 2.5, 3, 3.5, 4, 5, 6])
+    assert np.array_equal(nn.Resize2d((2, 2)).apply({}, x[..., :1]), np.ones((1, 1, 2, 2)))
+    assert np.array_equal(nn.AdaptiveAvgPool2d((1, 5)).apply({}, x), x)
 
 
 def test_embedding_adds_rows():

@@ -1,15 +1,8 @@
-"""The page of a trace: one sound file, and in a real browser it steps, jumps, and shows the numbers that were recorded.
-
-The tests marked `browser` need playwright and a Chromium (`make browser` installs and runs them). Without one they are
-skipped, or fail where REFIMPL_REQUIRE_BROWSER=1 says that there must be one.
+"""The page of a trace in all its details, shown on one step of NoProp. What holds for the pages of every method is
+tested in test_trace_of_every_method.py.
 """
 
-import base64
-import json
-import os
 import re
-import shutil
-from html.parser import HTMLParser
 
 import numpy as np
 import pytest
@@ -21,19 +14,9 @@ from refimpl.lab import anatomy, replay, walk
 from refimpl.methods.local import noprop
 from refimpl.viz import style
 from refimpl.viz.mathml import mathml
+from tests.viz.pages import Reader, contrast, data_of
 
 STEPS = noprop.teach()
-
-
-def data_of(page):
-    return json.loads(re.search(r'<script type="application/json" id="data">(.*?)</script>', page, re.DOTALL)[1])
-
-
-@pytest.fixture(scope="module", params=range(len(STEPS)), ids=["dt", "ct", "fm"])
-def any_page(request):
-    step = STEPS[request.param]
-    trace, memory = walk.record(step)
-    return trace, walk.page(trace, step.name, noprop.PAPER, step, memory)
 
 
 @pytest.fixture(scope="module")
@@ -48,44 +31,6 @@ def made(tmp_path_factory):
 # ---------------------------------------------------------------- the file
 
 
-class Checker(HTMLParser):
-    VOID = ("meta", "link", "input", "br")
-
-    def __init__(self):
-        super().__init__()
-        self.open, self.ids, self.references = [], [], []
-
-    def handle_starttag(self, tag, attributes):
-        attributes = dict(attributes)
-        if tag not in self.VOID:
-            self.open.append(tag)
-        if "id" in attributes:
-            self.ids.append(attributes["id"])
-        self.references += [v for k, v in attributes.items() if k in ("src", "href", "action", "srcset")]
-
-    def handle_endtag(self, tag):
-        assert self.open and self.open[-1] == tag, f"</{tag}> closes {self.open[-1:]}"
-        self.open.pop()
-
-
-def test_the_page_is_well_formed_and_refers_to_nothing_outside(any_page):
-    _, page = any_page
-    checker = Checker()
-    checker.feed(page)
-    checker.close()
-    assert not checker.open and len(set(checker.ids)) == len(checker.ids)
-    assert all(r.startswith("#") or r == "data:," for r in checker.references)
-    outside = set(re.findall(r"\w+://[\w./]+", re.sub(r'(?s)<script type="application/json".*?</script>', "", page)))
-    assert outside == {"http://www.w3.org/2000/svg"}  # a name, never fetched
-    assert "default-src 'none'" in page and "{{" not in page
-    assert not re.search(r"\beval\(|new Function|document\.write|import\(", page)
-    assert page.count("<script") == 2 and 'lang="en"' in page
-
-
-def test_the_page_is_below_three_megabytes(any_page):
-    assert len(any_page[1].encode()) < 1.0e6
-
-
 @pytest.mark.slow
 def test_a_step_of_full_size_stays_below_three_megabytes_too():
     (step,) = noprop.race()
@@ -93,32 +38,6 @@ def test_a_step_of_full_size_stays_below_three_megabytes_too():
     page = walk.page(trace, step.name, noprop.PAPER, step, memory)
     assert len(page.encode()) < 3e6
     assert all(k.ok for call in trace for k in trace._checks[call.index])
-
-
-def test_the_page_holds_every_call_with_lines_of_both_bodies(any_page):
-    trace, page = any_page
-    data = data_of(page)
-    assert [c["op"] for c in data["calls"]] == [c.op for c in trace] and len(data["memory"]) == len(trace)
-    for shown, call in zip(data["calls"], trace):
-        assert shown["partner"] == call.partner and shown["steps"]
-        op = data["ops"][call.op]
-        numbers = {n for n, _ in op["numpy"]["lines"]}
-        assert all({s["a"], s["b"]} <= numbers for s in shown["steps"])
-        assert all("<math" in e for e in op["equations"][:1])
-        if "native" in operations()[call.op].bodies:
-            assert op["c"]["file"].startswith("native/src/") and shown["bodies"]["native"]["difference"] < 1e-12
-    assert max(data["memory"]) > 0
-
-
-def test_all_gradients_of_the_pages_agree_with_central_differences(any_page):
-    data = data_of(any_page[1])
-    checks = [k for c in data["calls"] for k in c["checks"]]
-    assert len(checks) >= 20
-    for k in checks:
-        h, plus, minus, exact = (np.frombuffer(base64.b64decode(k[n]), "<f8") for n in ("h", "plus", "minus", "exact"))
-        assert (np.abs((plus - minus) / (2 * h) - exact) <= data["limit"] * k["scale"]).all()
-    backward = [c for c in data["calls"] if c["op"].endswith("_backward")]
-    assert backward and all(c["checks"] for c in backward)
 
 
 def test_text_of_a_page_cannot_end_its_element():
@@ -197,100 +116,21 @@ def test_words_stay_words_and_markup_is_escaped():
     assert "every row" in made and "<mi>every" not in made and "&amp;" in made and "<of>" not in made
 
 
-def luminance(colour):
-    parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
-    r, g, b = (p / 12.92 if p <= 0.03928 else ((p + 0.055) / 1.055) ** 2.4 for p in parts)
-    return 0.2126 * r + 0.7152 * g + 0.0722 * b
-
-
-def contrast(a, b):
-    high, low = sorted((luminance(a), luminance(b)), reverse=True)
-    return (high + 0.05) / (low + 0.05)
-
-
 @pytest.mark.parametrize("page", [style.PAGE, style.PAGE_DARK], ids=["light", "dark"])
 def test_text_of_the_page_is_readable_in_both_colour_schemes(page):
     assert set(page) == set(style.PAGE)
     for ink in ("ink", "muted", "link", "good", "bad", "code-comment", "code-keyword", "code-number"):
         assert contrast(page[ink], page["paper"]) >= 4.5 and contrast(page[ink], page["raised"]) >= 4.5, ink
     assert contrast(page["ink"], page["mark"]) >= 7
+    for ink in ("muted", "code-comment", "code-keyword", "code-number"):  # on the line that is computed now
+        assert contrast(page[ink], page["mark"]) >= 4.5, ink
+    assert contrast(page["paper"], page["ink"]) >= 7  # the main button, the tip below the mouse
     for tone in ("forward", "backward", "update", "focus", "minus", "plus"):
         assert contrast(page[tone], page["paper"]) >= 3, tone
     assert contrast(page["zero"], page["minus"]) >= 3 and contrast(page["zero"], page["plus"]) >= 3
 
 
 # ---------------------------------------------------------------- in a browser
-
-
-def find_browser():
-    given = os.environ.get("REFIMPL_BROWSER")
-    names = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
-    return given or next(filter(None, map(shutil.which, names)), None)
-
-
-def without(reason):
-    if os.environ.get("REFIMPL_REQUIRE_BROWSER") == "1":
-        pytest.fail(f"REFIMPL_REQUIRE_BROWSER=1, but {reason}")
-    pytest.skip(f"{reason} (make browser installs and runs these tests)")
-
-
-@pytest.fixture(scope="module")
-def chromium():
-    try:
-        from playwright.sync_api import Error, sync_playwright
-    except ImportError:
-        without("playwright is not installed")
-    with sync_playwright() as playwright:
-        try:
-            browser = playwright.chromium.launch(executable_path=find_browser(), args=["--no-sandbox"])
-        except Error as error:
-            without(f"no Chromium starts: {str(error).splitlines()[0]}")
-        yield browser
-        browser.close()
-
-
-class Reader:
-    """A page in a browser, as a reader uses it; everything that goes wrong on it is collected."""
-
-    def __init__(self, browser, path, at="", **context):
-        self.context = browser.new_context(**{"viewport": {"width": 1280, "height": 900}, **context})
-        self.page = self.context.new_page()
-        self.troubles, self.requests = [], []
-        self.page.on("console", lambda message: self.troubles.append(message.text))
-        self.page.on("pageerror", lambda error: self.troubles.append(str(error)))
-        self.page.on("request", lambda request: self.requests.append(request.url))
-        self.page.goto(f"file://{path}{at}")
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, kind, *_):
-        self.context.close()
-        if kind is None:
-            assert not self.troubles and len(self.requests) == 1, (self.troubles, self.requests)
-
-    def press(self, *keys):
-        for key in keys:
-            self.page.keyboard.press(key)
-
-    def text(self, selector):
-        return self.page.locator(selector).first.inner_text()
-
-    @property
-    def step(self):
-        return int(self.text("#count").split("/")[0])
-
-    @property
-    def call(self):
-        return int(self.text("#op-number"))
-
-    def shown(self, box, name):
-        """The values on the page of an array, by the box it lies in."""
-        return self.page.evaluate(
-            "([box, name]) => { const n = [...document.querySelectorAll(`#${box} figure`)]"
-            ".find((x) => x.dataset.name === name); return n.card ? Array.from(n.card.a.v) : null; }",
-            [box, name],
-        )
 
 
 @pytest.fixture
@@ -523,6 +363,80 @@ def test_a_screen_reader_is_told_what_a_step_does(reader):
     assert unnamed == 0
 
 
+# Every visible text of the page with the colour behind it: [contrast, text].
+CONTRASTS = """() => {
+  const parse = (text) => {
+    const n = text.match(/[\\d.]+/g).map(Number);
+    return n.length > 3 && n[3] === 0 ? null : n;
+  };
+  const light = (rgb) => rgb.slice(0, 3).map((c) => c / 255)
+    .map((c) => (c <= 0.03928 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4))
+    .reduce((sum, c, k) => sum + c * [0.2126, 0.7152, 0.0722][k], 0);
+  const behind = (n) => parse(getComputedStyle(n).backgroundColor) || behind(n.parentElement);
+  const found = [];
+  const texts = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+  while (texts.nextNode()) {
+    const n = texts.currentNode.parentElement;
+    if (!texts.currentNode.data.trim() || !n.checkVisibility() || n.closest("script, noscript, :disabled")) continue;
+    const style = getComputedStyle(n);
+    const [a, b] = [parse(n.closest("svg") ? style.fill : style.color), behind(n)].map(light).sort((x, y) => y - x);
+    found.push([(a + 0.05) / (b + 0.05), texts.currentNode.data.trim().slice(0, 40)]);
+  }
+  return found;
+}"""
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_all_text_on_the_page_stands_out_from_what_is_behind_it(chromium, made, scheme):
+    with Reader(chromium, made[1], color_scheme=scheme) as reader:
+        backward = next(c for c in made[0] if made[2]["calls"][c.index]["checks"])
+        reader.page.evaluate("c => refimpl.go(refimpl.calls[c].start)", backward.index)
+        reader.page.locator("#in-arrays details summary").first.click()
+        reader.press("?")
+        found = reader.page.evaluate(CONTRASTS)
+        assert len(found) > 200
+        assert not [f for f in found if f[0] < 4.5]
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_numbers_in_heat_maps_stand_out_from_their_cells(chromium, made, scheme):
+    """The colours that the page gives to cells and to the numbers in them, from the least to the largest value."""
+    with Reader(chromium, made[1], color_scheme=scheme) as reader:
+        cells = reader.page.evaluate("Array.from({ length: 201 }, (_, i) => refimpl.cell((i - 100) / 100, 1))")
+        ratios = [contrast("#" + "".join(f"{c:02x}" for c in shade), ink) for shade, ink in cells]
+        assert min(ratios) >= 4.5
+
+
+@pytest.mark.browser
+def test_roles_names_and_order_of_headings(reader, made):
+    """No ARIA name where there may be none, one h1, no level of headings left out, all ids that are referred to exist,
+    and everything that scrolls or is drawn is named."""
+    reader.page.evaluate("c => refimpl.go(refimpl.calls[c].start)", len(made[0]) - 1)
+    reader.page.locator("#in-arrays details summary").first.click()
+    troubles = reader.page.evaluate(
+        """() => {
+          const found = [];
+          const all = [...document.querySelectorAll("body *")];
+          for (const n of all) {
+            const name = n.getAttribute("aria-label");
+            const role = n.getAttribute("role"), begins = n.outerHTML.slice(0, 80);
+            if (name && /^(SPAN|DIV|P|I|B)$/.test(n.tagName) && !role) found.push(`name on ${begins}`);
+            for (const k of ["aria-labelledby", "for", "aria-controls", "aria-describedby"])
+              if (n.hasAttribute(k) && !document.getElementById(n.getAttribute(k))) found.push(`${k} leads nowhere`);
+            const plain = !/^(A|BUTTON|INPUT|SELECT|SUMMARY|MAIN)$/.test(n.tagName);
+            if (n.tabIndex >= 0 && plain && !(role && name)) found.push(`no role or name: ${begins}`);
+          }
+          const levels = all.filter((n) => /^H[1-6]$/.test(n.tagName)).map((n) => Number(n.tagName[1]));
+          if (levels.filter((k) => k === 1).length !== 1) found.push("not one h1");
+          levels.forEach((k, i) => { if (i && k > levels[i - 1] + 1) found.push(`h${levels[i - 1]}, then h${k}`); });
+          return found;
+        }"""
+    )
+    assert not troubles
+
+
 @pytest.mark.browser
 def test_the_keyboard_reaches_everything_in_reading_order(reader):
     seen = []
@@ -555,13 +469,7 @@ def test_help_opens_with_its_key_and_closes(reader):
 
 
 @pytest.mark.browser
-def test_other_steps_and_arrays_of_many_axes_show_without_an_error(chromium, tmp_path):
-    for i in (1, 2):
-        trace, memory = walk.record(STEPS[i])
-        walk.write_page(trace, tmp_path / "page.html", STEPS[i].name, noprop.PAPER, STEPS[i], memory)
-        with Reader(chromium, tmp_path / "page.html") as reader:
-            for k in range(len(reader.page.evaluate("refimpl.steps"))):
-                reader.page.evaluate("k => refimpl.go(k)", k)
+def test_arrays_of_many_axes_show_without_an_error(chromium, tmp_path):
     x = np.random.default_rng(0).standard_normal((2, 3, 5, 4))
     with refimpl.trace() as trace:
         ops.relu(x)

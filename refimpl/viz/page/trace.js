@@ -85,7 +85,9 @@
     const t = Math.abs(part) ** 0.85; // small values stay visible
     return COLOURS.zero.map((c, k) => Math.round(c + (end[k] - c) * t));
   };
-  const light = ([r, g, b]) => 0.299 * r + 0.587 * g + 0.114 * b;
+  // Black or white, whichever stands out more: relative luminance as WCAG defines it.
+  const luminance = (shade) => shade.map((c) => c / 255).map((c) => (c <= 0.03928 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4)).reduce((sum, c, k) => sum + c * [0.2126, 0.7152, 0.0722][k], 0);
+  const inkOn = (shade) => (luminance(shade) > 0.179 ? "#000000" : "#ffffff");
 
   // ---------------------------------------------------------------- heat maps
 
@@ -135,7 +137,7 @@
       pen.fillStyle = `rgb(${shade})`;
       pen.fillRect(x, y, w - edge, h - edge);
       if (words) {
-        pen.fillStyle = light(shade) > 140 ? "#16181c" : "#ffffff";
+        pen.fillStyle = inkOn(shade);
         pen.fillText(show(a.v[i], 2), x + (w - edge) / 2, y + (h - edge) / 2 + 0.5, w - 3);
       }
     }
@@ -218,7 +220,7 @@
       for (let c = 0; c < columns; c++) line.append(make("td", { text: show(a.v[r * columns + c], 6) }));
       body.append(line);
     }
-    return make("div", { class: "table", tabindex: "0" }, make("table", {}, make("caption", { class: "sr", text: card.name }), make("thead", {}, head), body));
+    return make("div", { class: "table", tabindex: "0", role: "region", "aria-label": `${card.name} as numbers` }, make("table", {}, make("caption", { class: "sr", text: card.name }), make("thead", {}, head), body));
   };
   // One array: name, shape, where it comes from, picture, the entry under the cursor, its numbers as a table.
   const figure = (name, k, axes, more = {}) => {
@@ -325,6 +327,7 @@
   let now = -1, shownCall = -1;
   const live = $("live");
   const say = (text) => { live.textContent = text; };
+  const breakable = (name) => name.split("_").flatMap((part, i) => (i ? ["_", make("wbr"), part] : [part])); // a long name may wrap
   const link = (c, words) => make("button", { type: "button", class: "link", text: words || `${c} ${calls[c].op}`, onclick: () => go(calls[c].start) });
 
   const origin = (a) => {
@@ -347,7 +350,7 @@
     main.classList.remove("forward", "backward", "update");
     main.classList.add(op.kind);
     $("op-number").textContent = String(c);
-    $("op-name").textContent = call.op;
+    $("op-name").replaceChildren(...breakable(call.op));
     $("op-kind").textContent = { forward: "forward", backward: "gradient", update: "update in place" }[op.kind];
     $("equations").replaceChildren(...op.equations.map((html) => make("p", { html })));
     const partner = $("partner");
@@ -554,7 +557,7 @@
   $("list").append(...calls.map((call, c) => {
     const kind = ops[call.op].kind;
     const p = call.partner === null ? "" : `⇄ ${call.partner}`;
-    const button = make("button", { type: "button", "data-call": String(c), onclick: () => go(call.start) }, make("span", { class: "n", text: String(c) }), make("span", { text: call.op }), make("span", { class: "p", "aria-label": p ? `pairs with ${call.partner}` : null, text: p }));
+    const button = make("button", { type: "button", "data-call": String(c), onclick: () => go(call.start) }, make("span", { class: "n", text: String(c) }), make("span", {}, ...breakable(call.op)), make("span", { class: "p" }, make("span", { "aria-hidden": "true", text: p }), p ? make("span", { class: "sr", text: `, pairs with ${call.partner}` }) : null));
     return make("li", { class: `${kind}${call.parent === null ? "" : " inner"}` }, button);
   }));
   if (window.matchMedia("(max-width: 62rem)").matches) $("operations-fold").open = false;
@@ -589,5 +592,5 @@
   window.addEventListener("hashchange", () => go((parseInt(location.hash.slice(1), 10) || 1) - 1));
   timeline();
   go((parseInt(location.hash.slice(1), 10) || 1) - 1, true);
-  window.refimpl = { steps, calls, array, go, get now() { return now; } }; // for tests and the curious
+  window.refimpl = { steps, calls, array, go, cell: (x, most) => { const shade = colour(x, most); return [shade, inkOn(shade)]; }, get now() { return now; } }; // for tests and the curious
 })();

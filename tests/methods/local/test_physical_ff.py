@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from refimpl import backend, data, ops, optim
-from refimpl.methods.local.physical_ff import GoodnessLayer, LabelledInput, PhysicalForwardForward, train_layer
+from refimpl.methods.local.physical_ff import GoodnessLayer, LabelledInput, PhysicalForwardForward, study, train_layer
 from refimpl.methods.local.physical_ff.learner import digital_gradient
 from refimpl.models.physics import Optical
 from refimpl.nn import initialise
@@ -404,3 +404,17 @@ def test_another_number_of_features_is_a_clear_error(few):
 def test_an_optical_system_can_be_the_users_own(few):
     own = [Optical(20, 6, 0), Optical(6, 5, 1)]
     assert small(own, skip=False).fit(*few).evaluations_ == 2 * 3 * 80 + 2
+
+
+def test_the_pass_to_read_is_one_pass_of_the_fused_inner_loop():
+    """The same loss, and the same weights after it, as `goodness_steps` from the same state."""
+    learner = study._small_learner()
+    name = next(iter(learner._params))
+    params, state, y = learner._params[name], learner._optimizers[name], learner._y
+    right, wrong = (learner._input.overlay(learner._X, labels) for labels in (y, (y + 1) % learner._input.K))
+    u = learner.see(0, np.concatenate([right, wrong]))
+    (loss,) = train_layer(params, state, u, learner.theta, learner.lr, 1)
+    taken_apart = study._small_pass()
+    assert taken_apart() == pytest.approx(loss, rel=1e-12)
+    mine = taken_apart.__closure__[taken_apart.__code__.co_freevars.index("params")].cell_contents
+    np.testing.assert_allclose(mine.flat, params.flat, rtol=1e-9, atol=1e-12)

@@ -29,7 +29,7 @@ from refimpl.methods.graph.forward_gnn.losses import (
     link_goodness_loss,
     single_forward_loss,
 )
-from refimpl.methods.graph.forward_gnn.study import experiment, race
+from refimpl.methods.graph.forward_gnn.study import experiment, race, teach
 from refimpl.record import Paper
 
 PAPER = Paper(
@@ -66,4 +66,5 @@ __all__ = [
     "link_goodness_loss",
     "race",
     "single_forward_loss",
+    "teach",
 ]

@@ -1,13 +1,15 @@
-"""What `refimpl run forward_gnn` and `refimpl bench forward_gnn` do: the experiment with its figure, and the race."""
+"""What `refimpl run forward_gnn`, `bench` and `trace` do: the experiment with its figure, the race, steps to read."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from refimpl.baselines import BackpropGNN
+from refimpl.data import load
 from refimpl.data.graphs import Graph, GraphData
 from refimpl.methods.graph.forward_gnn.forward_forward import ForwardForward
 from refimpl.methods.graph.forward_gnn.learner import ForwardGNN
@@ -366,3 +368,30 @@ def _make_torch_backprop(torch: Any) -> Any:
         return torch.nn.functional.cross_entropy(h[chosen], target)
 
     return _torch_step(torch, list(p.values()), loss_of)
+
+
+# ---------------------------------------------------------------- steps to read
+
+
+def teach() -> list[Step]:
+    """One training step of a layer, small enough to read: the karate club with its two class nodes, four units a node,
+    double precision. The layer has learned for twenty epochs before."""
+    chosen = {
+        "SF with GCN: layer 1": ("sf", "gcn", 0),
+        "SF with GCN: layer 2": ("sf", "gcn", 1),
+        "SF with GAT: layer 1": ("sf", "gat", 0),
+        "FF-VN with GCN: layer 1": ("ff-vn", "gcn", 0),
+        "SF-Top-To-Loss with GCN: both layers": ("sf-top-to-loss", "gcn", 0),
+    }
+    return [Step(name, "N=34, K=2, H=4", "float64", partial(_small_step, *how)) for name, how in chosen.items()]
+
+
+def _small_step(variant: str, kind: str, layer: int) -> Callable[[], float]:
+    club = load("karate").split(0, SMALL["train"], SMALL["validation"])
+    learner = ForwardGNN(variant, kind, layers=2, width=4, heads=2, lr=1e-2, dtype="float64", random_state=0)
+    learner.begin(*club.train)
+    for i in range(layer + 1):
+        learner._enter(i)
+        for _ in range(20):
+            learner._epoch(i)
+    return lambda: learner._epoch(layer)

@@ -17,7 +17,7 @@ from refimpl.baselines import (
     RandomTargetProjectionClassifier,
     ShallowClassifier,
 )
-from refimpl.data import Dataset
+from refimpl.data import Dataset, load
 from refimpl.methods.local.counter_current.learner import VARIANTS, CounterCurrent
 from refimpl.methods.local.counter_current.networks import mlp_pair, step_flops
 from refimpl.record import Contender, Experiment, Step
@@ -203,3 +203,23 @@ def _make_torch_step(torch: Any) -> Any:
         return loss.item()
 
     return step
+
+
+# ---------------------------------------------------------------- a step to read
+
+
+def teach() -> list[Step]:
+    """One training step of both networks, small enough to read: four digits, two levels of six and one of ten, double
+    precision. The networks have seen a few hundred digits before."""
+    return [Step("counter-current step", "B=4, 64-6-6-10", "float64", _small_step)]
+
+
+def _small_step() -> Any:
+    digits, rng = load("digits"), np.random.default_rng(0)
+    learner = CounterCurrent(hidden=(6, 6), batch_size=32, dtype="float64", random_state=0)
+    learner.begin(*digits.train)
+    for _ in range(20):
+        rows = rng.choice(len(digits.x_train), 32, replace=False)
+        learner._step(learner._X[rows], learner._y[rows])
+    shown = np.array([np.flatnonzero(digits.y_train == k)[0] for k in (0, 3, 6, 9)])
+    return lambda: learner._step(learner._X[shown], learner._y[shown]).total

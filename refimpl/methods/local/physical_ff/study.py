@@ -1,4 +1,4 @@
-"""What `refimpl run physical_ff` and `refimpl bench` do: the experiment with its figure, the race, a step to read."""
+"""What `refimpl run physical_ff` and `refimpl bench` do: the experiment with its figure, the race, steps to read."""
 
 from __future__ import annotations
 
@@ -9,10 +9,12 @@ from typing import Any
 
 import numpy as np
 
+from refimpl import ops
 from refimpl.baselines import ForwardForwardClassifier, PhysicalBackpropClassifier, RidgeClassifier
 from refimpl.data import Dataset, load
 from refimpl.data.vowels import Vowels
 from refimpl.methods.local.physical_ff.learner import PhysicalForwardForward
+from refimpl.optim import Adam
 from refimpl.record import Contender, Experiment, Step
 
 # Settings of `refimpl run physical_ff --set name=value`; None: the value for vowels or for images, below.
@@ -253,15 +255,20 @@ def _make_torch_step(kind: str, torch: Any) -> Any:
     return step
 
 
-# ---------------------------------------------------------------- a step to read
+# ---------------------------------------------------------------- steps to read
 
 
 def teach() -> list[Step]:
-    """One training step small enough to read: four vowels, two acoustic layers of four units, double precision."""
-    return [Step("acoustic layers", "B=4, D=20, 2 layers of 4 units", "float64", _small_step)]
+    """Two training steps small enough to read: four vowels, acoustic layers of four units, double precision. First a
+    pass of the inner loop taken apart into its operations, then a step of two layers as training runs it."""
+    return [
+        Step("one pass of the inner loop, taken apart", "B=4, D=20, 4 units", "float64", _small_pass),
+        Step("two acoustic layers", "B=4, D=20, 2 layers of 4 units", "float64", _small_step),
+    ]
 
 
-def _small_step() -> Any:
+def _small_learner() -> PhysicalForwardForward:
+    """A learner that has trained for ten epochs, and then sees four vowels only."""
     vowels = load("surrogate-vowels").standardised()
     X, y = vowels.train
     shown = np.array([np.flatnonzero(y == k)[0] for k in (0, 1, 3, 5)])
@@ -272,4 +279,29 @@ def _small_step() -> Any:
     for _ in range(10):
         learner.advance()
     learner._X, learner._y = learner._X[shown], learner._y[shown]
+    return learner
+
+
+def _small_step() -> Any:
+    learner = _small_learner()
     return lambda: learner._advance(10)["loss"]
+
+
+def _small_pass() -> Any:
+    """The operations that `goodness_steps` fuses, one by one."""
+    learner = _small_learner()
+    name = next(iter(learner._params))
+    params, state, adam = learner._params[name], learner._optimizers[name], Adam(learner.lr)
+    grads, y, K = params.zeros_like(), learner._y, learner._input.K
+    h = np.concatenate([learner._input.overlay(learner._X, labels) for labels in (y, (y + 1) % K)])
+
+    def step() -> float:
+        u = learner.see(0, h)  # the physics: seen, never differentiated
+        z = ops.linear(u, params["weight"], params["bias"])
+        loss, _, dz = ops.goodness_contrast(z, params["direction"], learner.theta, True)
+        grads.flat[...] = 0
+        ops.linear_backward(dz, u, params["weight"], False, (grads["weight"], grads["bias"]))
+        adam.step(params, grads, state)
+        return float(loss.mean())
+
+    return step

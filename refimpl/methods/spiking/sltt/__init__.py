@@ -21,7 +21,7 @@ work does not depend on T either.
 from refimpl.methods.spiking.sltt import claims
 from refimpl.methods.spiking.sltt.gradients import draw_steps, sltt_gradient
 from refimpl.methods.spiking.sltt.learner import SLTT
-from refimpl.methods.spiking.sltt.study import experiment, race, step_costs
+from refimpl.methods.spiking.sltt.study import experiment, race, step_costs, teach
 from refimpl.record import Paper
 
 PAPER = Paper(
@@ -47,4 +47,5 @@ __all__ = [
     "race",
     "sltt_gradient",
     "step_costs",
+    "teach",
 ]

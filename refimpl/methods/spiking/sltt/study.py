@@ -1,10 +1,11 @@
-"""What `refimpl run sltt` and `refimpl bench sltt` do: the experiment with its figure, and the race."""
+"""What `refimpl run sltt`, `bench` and `trace` do: the experiment with its figure, the race, a step to read."""
 
 from __future__ import annotations
 
 import time
 import tracemalloc
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from refimpl import nn
 from refimpl.baselines import BackpropClassifier
 from refimpl.baselines.bptt import BPTTClassifier, bptt_gradient
 from refimpl.baselines.ottt import OTTTClassifier
-from refimpl.data import Data
+from refimpl.data import Data, load
 from refimpl.data.sequences import Sequences
 from refimpl.methods.spiking.sltt.gradients import sltt_gradient
 from refimpl.methods.spiking.sltt.learner import SLTT
@@ -328,3 +329,39 @@ def _make_torch_mlp(torch: Any) -> Any:
         (tnn.Linear(first, second, bias=False), tnn.BatchNorm1d(second), tnn.Identity()),
     ]
     return _make_torch(torch, tnn.Linear(_D, first, bias=False), blocks, tnn.Linear(second, _K), _batch((_B, _D)))
+
+
+# ---------------------------------------------------------------- a step to read
+
+
+def teach() -> list[Step]:
+    """One training step by SLTT, by SLTT-K and by back-propagation through time, small enough to read: four digits,
+    three time steps, eight hidden neurons, double precision. The network has seen a few hundred digits before."""
+    shape = "B=4, 64-8-10, T=3"
+    rules: dict[str, Gradient] = {
+        "SLTT: a step": sltt_gradient,
+        "SLTT-1: a step with one of three backward passes": partial(sltt_gradient, steps=(1,)),
+        "back-propagation through time: a step": bptt_gradient,
+    }
+    return [Step(name, shape, "float64", partial(_small_step, gradient)) for name, gradient in rules.items()]
+
+
+def _small_step(gradient: Gradient) -> Callable[[], float]:
+    digits, net = load("digits"), spiking_mlp((64,), _K, hidden=(8,))
+    params = initialise(net, np.random.default_rng(1), np.float64)
+    grads, optimizer, loss = params.zeros_like(), SGD(0.1, momentum=0.9), StepLoss()
+    state = optimizer.init(params)
+
+    def step(gradient: Gradient, rows: np.ndarray) -> float:
+        x, y = digits.x_train[rows].reshape(len(rows), -1).astype(np.float64), digits.y_train[rows]
+        memory = Memory(reuse=gradient is not bptt_gradient)
+        grads.flat[...] = 0
+        value, _ = gradient(Simulation(net, params, x, 3, train=True, memory=memory), grads, y, loss)
+        optimizer.step(params, grads, state)
+        return value
+
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        step(sltt_gradient, rng.choice(len(digits.x_train), 32, replace=False))
+    shown = np.array([np.flatnonzero(digits.y_train == k)[0] for k in (0, 3, 6, 9)])
+    return lambda: step(gradient, shown)

@@ -55,11 +55,8 @@ __all__ = [
     "RMSNorm",
     "Reshape",
     "Residual",
-<<<<<<< HEAD
-    "RowLinear",
-=======
     "Resize2d",
->>>>>>> main
+    "RowLinear",
     "Scope",
     "SelfAttention",
     "Sequential",

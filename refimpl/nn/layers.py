@@ -16,6 +16,7 @@ from refimpl import ops
 from refimpl.nn import init
 from refimpl.nn.layer import Layer
 from refimpl.nn.params import Init, Parameter
+from refimpl.ops.matmul import ACTIVATIONS, FROM_OUTPUT
 
 Pair = int | tuple[int, int]
 
@@ -310,10 +311,6 @@ class Flatten(Layer):
         return dy.reshape(saved)
 
 
-_FROM_OUTPUT = ("relu", "tanh", "sigmoid")
-_FROM_INPUT = ("leaky_relu", "elu", "gelu", "gelu_tanh", "silu", "softplus")
-
-
 @dataclass(frozen=True)
 class Activation(Layer):
     """An element-wise function by its name in refimpl.ops; "identity" is the linear one."""
@@ -321,7 +318,7 @@ class Activation(Layer):
     name: str
 
     def __post_init__(self):
-        known = ("identity", *_FROM_OUTPUT, *_FROM_INPUT)
+        known = ("identity", *ACTIVATIONS)
         if self.name not in known:
             raise ValueError(f"Activation: name is {self.name!r}, expected one of {', '.join(known)}")
 
@@ -329,7 +326,7 @@ class Activation(Layer):
         if self.name == "identity":
             return x, None
         y = getattr(ops, self.name)(x)
-        return y, (y if self.name in _FROM_OUTPUT else x)
+        return y, (y if self.name in FROM_OUTPUT else x)
 
     def backward(self, params, grads, saved, dy, need_dx=True):
         if self.name == "identity":

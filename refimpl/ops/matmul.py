@@ -252,4 +252,5 @@ def dense_backward(
     """
     _check_dense_backward(dy, x, weight, kept, activation, add_to)
     dz = getattr(activations, f"{activation}_backward").numpy(dy, kept)
-    return linear_backward.numpy(dz, x, weight, need_dx, add_to)
+    dx, dweight, dbias = linear_backward.numpy(dz, x, weight, need_dx, add_to)
+    return dx, dweight, dbias

@@ -47,6 +47,25 @@ class Linear(Layer):
         return ops.linear_backward(dy, saved, params["weight"], need_dx, add_to)[0]
 
 
+@dataclass(frozen=True)
+class RowLinear(Linear):
+    """y = x W^T + b, W (d_out, d_in): one row a unit, for rules that visit a layer unit by unit (ops.target_step)."""
+
+    def declare(self):
+        weight = Parameter((self.d_out, self.d_in), self.weight_init or init.kaiming_uniform(self.d_in))
+        return {"weight": weight, **({"bias": Parameter((self.d_out,), self.bias_init)} if self.bias else {})}
+
+    def forward(self, params, x, train=False, rng=None):
+        return ops.linear(x, params["weight"].T, params["bias"] if self.bias else None), x
+
+    def backward(self, params, grads, saved, dy, need_dx=True):
+        rows, x = dy.reshape(-1, self.d_out), saved.reshape(-1, self.d_in)
+        grads["weight"][...] += ops.matmul(rows, x, transpose_a=True)
+        if self.bias:
+            grads["bias"][...] += rows.sum(axis=0)
+        return ops.matmul(rows, params["weight"]).reshape(saved.shape) if need_dx else None
+
+
 class _Convolution(Layer):
     """What the convolutions share: weight, optional bias, and the geometry that their operation takes."""
 

@@ -15,6 +15,8 @@ IMAGE = (2, 4, 6, 5)
 CASES = {
     "Linear": (nn.Linear(5, 3), (2, 4, 5)),
     "Linear without bias": (nn.Linear(5, 3, bias=False), (4, 5)),
+    "RowLinear": (nn.RowLinear(5, 3), (2, 4, 5)),
+    "RowLinear without bias": (nn.RowLinear(5, 3, bias=False), (4, 5)),
     "Conv2d": (nn.Conv2d(4, 6, 3, stride=2, padding=1, groups=2), IMAGE),
     "Conv1d": (nn.Conv1d(4, 3, 3, padding=1, dilation=2), (2, 4, 9)),
     "ConvTranspose2d": (nn.ConvTranspose2d(4, 3, 3, stride=2, padding=1, output_padding=1), IMAGE),

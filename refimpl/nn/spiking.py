@@ -27,7 +27,7 @@ import numpy as np
 
 from refimpl import ops
 from refimpl.nn import init
-from refimpl.nn.containers import Residual, Sequential
+from refimpl.nn.containers import Residual, Sequential, learns, lowest
 from refimpl.nn.layer import Layer
 from refimpl.nn.layers import BatchNorm, Conv2d, Linear, Pair, _pair
 from refimpl.nn.params import Parameter
@@ -222,10 +222,13 @@ class Steps(StepLayer, Sequential):
         return x, saved
 
     def step_backward(self, params, grads, saved, dy, dmemory, need_dx=True):
-        first = next(iter(self.layers), None)
+        """Without need_dx it ends at the first layer that has parameters, or a state that has a gradient."""
+        last = None if need_dx else lowest(self.layers, lambda layer: isinstance(layer, StepLayer) or learns(layer))
         for (name, layer), kept in zip(reversed(self.layers.items()), reversed(saved)):
-            dy = _step_backward(layer, name, params, grads, kept, dy, dmemory, need_dx or name != first)
-        return dy
+            dy = _step_backward(layer, name, params, grads, kept, dy, dmemory, need_dx or name != last)
+            if name == last:
+                break
+        return dy if need_dx else None
 
 
 @dataclass(frozen=True)

@@ -176,3 +176,17 @@ def test_a_linear_layer_with_its_activation_is_both_in_one_operation(activation)
     assert np.allclose(y, h, atol=1e-14) and np.allclose(dx, d, atol=1e-14)
     assert np.allclose(grads.flat, apart.flat, atol=1e-14)
     assert all(np.allclose(a, b, atol=1e-14) for a, b in zip(saved[1:], kept[1:]))
+
+
+def test_a_backward_pass_ends_at_the_first_layer_that_learns():
+    """Without need_dx nothing is computed below it: a reshaping in front of a matrix costs no product with it."""
+    net = nn.Sequential(nn.Reshape((6,)), nn.Linear(6, 5), nn.Activation("tanh"), nn.Dropout(0.0), nn.Linear(5, 3))
+    params = nn.initialise(net, np.random.default_rng(0), "float64")
+    x, dy = np.random.default_rng(1).normal(size=(7, 2, 3)), np.random.default_rng(2).normal(size=(7, 3))
+    with_dx, without = params.zeros_like(), params.zeros_like()
+    _, saved = net.forward(params, x)
+    with refimpl.trace() as trace:
+        assert net.backward(params, without, saved, dy, need_dx=False) is None
+    assert net.backward(params, with_dx, saved, dy).shape == x.shape
+    assert np.array_equal(with_dx.flat, without.flat)
+    assert trace[-1].op == "dense_backward" and [r.name for r in trace[-1].results] == []

@@ -269,10 +269,16 @@ class LocalBlocksClassifier(Classifier):
         n = len(self._y)
         total = np.zeros(len(self._modules))
         for rows in batches(n, self.batch_size, self._rngs["order"]):
-            image, y = self._X[rows], self._y[rows]
-            if self.augment:
-                image = augment(image, self.augment, self._rngs["augment"])
-            total += np.array(self._step(image, y)) * (len(rows) / n)
+            total += np.array(self._step(*self._batch(rows))) * (len(rows) / n)
+        return self._metrics(total)
+
+    def _batch(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Images, augmented, and class numbers."""
+        image = self._X[rows]
+        return augment(image, self.augment, self._rngs["augment"]) if self.augment else image, self._y[rows]
+
+    def _metrics(self, total: np.ndarray) -> dict[str, float]:
+        """The mean losses of an epoch by name; that of the classifier is the loss."""
         return {"loss": total[-1]} | {f"loss{j}": total[j] for j in range(len(total) - 1)}
 
     def _update(self, j: int) -> None:

@@ -166,7 +166,7 @@ def test_a_linear_layer_with_its_activation_is_both_in_one_operation(activation)
     with refimpl.trace() as trace:
         y, saved = net.forward(params, x)
         dx = net.backward(params, grads, saved, dy)
-    assert [call.op for call in trace][0] == "dense" and "dense_backward" in [call.op for call in trace]
+    assert next(call.op for call in trace) == "dense" and "dense_backward" in [call.op for call in trace]
     h, kept, d = x, [], dy
     for name, layer in net.layers.items():
         h, one = layer.forward(params.scope(name), h)

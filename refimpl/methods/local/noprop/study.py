@@ -161,7 +161,7 @@ def _draw_bars(ax: Any, results: list[dict[str, Any]], colours: Mapping[str, str
             textcoords="offset points",
             ha="right",
             va="center",
-            color=style.PAPER,
+            color=style.on(colours[names[i]]),
         )
     ax.set(title="Test accuracy", xlim=(0, 1))
     ax.grid(axis="y", visible=False)

@@ -6,8 +6,8 @@ import pytest
 
 from refimpl import BackpropClassifier, data, methods, record
 from refimpl.data.evidence import draw_evidence
-from refimpl.methods.local.tpsgd import PAPER, experiment, race, teach
-from refimpl.record import Setting
+from refimpl.methods.local.tpsgd import PAPER, experiment, race, rules, teach
+from refimpl.record import Common, Setting
 
 pytest.importorskip("matplotlib")
 from refimpl.viz import style
@@ -84,6 +84,12 @@ def test_the_same_step_in_pytorch_gives_the_same_losses(entry):
 
 def test_the_method_can_be_found_by_its_slug():
     assert methods.module("tpsgd").PAPER is PAPER and PAPER.slug == "tpsgd"
+
+
+def test_the_rules_of_the_comparison_train_the_common_network(few):
+    for rule in rules(Common(hidden=(16, 16), epochs=30)):
+        learner = rule.make(0.1, 0).fit(few.x_train.reshape(len(few.x_train), -1), few.y_train)
+        assert learner.hidden == (16, 16) and learner.score(few.x_train.reshape(200, -1), few.y_train) > 0.5
 
 
 CLAIMS = {c.id: c for c in record.claims("tpsgd")}

@@ -25,7 +25,7 @@ from refimpl.methods.local.tpsgd.layers import LocalLayer, convnet, local_layers
 from refimpl.methods.local.tpsgd.learner import TPSGD
 from refimpl.methods.local.tpsgd.measure import peak_bytes, timeline
 from refimpl.methods.local.tpsgd.recurrent import TPSGDRecurrent, step_weights
-from refimpl.methods.local.tpsgd.study import experiment, race, teach
+from refimpl.methods.local.tpsgd.study import experiment, race, rules, teach
 from refimpl.record import Paper
 
 PAPER = Paper(
@@ -56,6 +56,7 @@ __all__ = [
     "race",
     "reach",
     "rows_mlp",
+    "rules",
     "step_weights",
     "teach",
     "timeline",

@@ -26,7 +26,7 @@ from refimpl.methods.local.tpsgd.layers import convnet, rows_mlp
 from refimpl.methods.local.tpsgd.learner import TPSGD
 from refimpl.methods.local.tpsgd.measure import timeline
 from refimpl.methods.local.tpsgd.recurrent import TPSGDRecurrent
-from refimpl.record import Contender, Experiment, Step
+from refimpl.record import Common, Contender, Experiment, Rule, Step
 
 # Settings of `refimpl run tpsgd --set name=value`.
 SETTINGS: dict[str, Any] = {
@@ -98,6 +98,20 @@ def _heard(s: Mapping[str, Any], common: Mapping[str, Any]) -> list[Contender]:
         Contender("BPTT", RecurrentClassifier(**base), "baseline"),
         Contender("BPTT, 1 step", RecurrentClassifier(**base, window=1), "baseline"),
         Contender("reservoir", RecurrentClassifier(**base, window=0), "baseline"),
+    ]
+
+
+def rules(common: Common) -> list[Rule]:
+    """Target projection with two losses, for `refimpl compare`."""
+    shared: dict[str, Any] = {"hidden": common.hidden, "epochs": common.epochs, "batch_size": common.batch_size}
+
+    def of(loss: str) -> Any:
+        return lambda rate, seed: TPSGD(loss=loss, lr=rate, random_state=seed, **shared)
+
+    rates, signals = (0.01, 0.03, 0.1), ("labels", "fixed random")
+    return [
+        Rule("Target projection, l2", of("l2"), rates, signals, note="tanh"),
+        Rule("Target projection, logistic", of("logistic"), rates, signals, note="tanh"),
     ]
 
 

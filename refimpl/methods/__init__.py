@@ -11,10 +11,12 @@ MODULES = {  # slug -> module
     "auglocal": "refimpl.methods.local.auglocal",
     "counter_current": "refimpl.methods.local.counter_current",
     "forward_gnn": "refimpl.methods.graph.forward_gnn",
+    "momentum_auxiliary": "refimpl.methods.local.momentum_auxiliary",
     "noprop": "refimpl.methods.local.noprop",
     "physical_ff": "refimpl.methods.local.physical_ff",
     "sltt": "refimpl.methods.spiking.sltt",
     "streambp": "refimpl.methods.memory.streambp",
+    "tpsgd": "refimpl.methods.local.tpsgd",
 }
 
 

@@ -198,8 +198,9 @@ def test_with_a_copy_of_all_above_the_local_gradient_is_that_of_back_propagation
         other = agreement(column, whole, x, y, l, net, params)
         copied(net, params, everything, whole)
         cosine, difference = agreement(column, whole, x, y, l, net, params)
-        assert difference < 1e-10 and cosine > 1 - 1e-10
-        assert other[0] < cosine
+        assert difference < 1e-10
+        if cosine != 0:  # not a layer behind units that are all dead
+            assert cosine > 1 - 1e-10 and other[0] <= cosine
 
 
 def test_only_layers_in_a_row_can_be_copied():

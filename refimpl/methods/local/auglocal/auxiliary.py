@@ -57,8 +57,9 @@ def copied(net: Sequential, params: Params, picks: Sequence[int], whole: Params)
 def agreement(
     column: Column, whole: Params, x: np.ndarray, y: np.ndarray, l: int, net: Sequential, params: Params
 ) -> tuple[float, float]:
-    """How the local gradient of layer l, through the auxiliary network, agrees with back-propagation's: their cosine,
-    and the largest difference over the largest entry. `whole`: parameters of the column as one module."""
+    """How the local gradient of layer l, through the auxiliary network, agrees with back-propagation's: their cosine (0
+    where one of them is zero), and the largest difference over the largest entry. `whole`: parameters of the column as
+    one module."""
     layers = {f"layer{i}": layer for i, layer in enumerate(column.layers)}
     module, target = Isolated(layers, CrossEntropy(column.readout)), Target(y)
     whole = whole.copy()  # running statistics stay as they are
@@ -76,5 +77,6 @@ def agreement(
     names = [name for name in grads if name.startswith("layer")]
     mine = np.concatenate([grads[name].ravel() for name in names])
     theirs = np.concatenate([true[name].ravel() for name in names])
-    cosine = mine @ theirs / (np.linalg.norm(mine) * np.linalg.norm(theirs))
-    return float(cosine), float(np.abs(mine - theirs).max() / np.abs(theirs).max())
+    lengths = np.linalg.norm(mine) * np.linalg.norm(theirs)
+    cosine = float(mine @ theirs / lengths) if lengths > 0 else 0.0
+    return cosine, float(np.abs(mine - theirs).max() / (np.abs(theirs).max() or 1.0))

@@ -54,11 +54,15 @@ _LAZY = {
     "MomentumAuxiliary": "refimpl.methods.local.momentum_auxiliary",
     "NoProp": "refimpl.methods.local.noprop",
     "PhysicalForwardForward": "refimpl.methods.local.physical_ff",
+    "RecurrentClassifier": "refimpl.baselines",
+    "TPSGD": "refimpl.methods.local.tpsgd",
+    "TPSGDRecurrent": "refimpl.methods.local.tpsgd",
     "trace": "refimpl.lab.trace",
 }
 
 __all__ = [
     "SLTT",
+    "TPSGD",
     "AugLocal",
     "BPTTClassifier",
     "BackpropClassifier",
@@ -81,8 +85,10 @@ __all__ = [
     "PhysicalBackpropClassifier",
     "PhysicalForwardForward",
     "RandomTargetProjectionClassifier",
+    "RecurrentClassifier",
     "RidgeClassifier",
     "ShallowClassifier",
+    "TPSGDRecurrent",
     "UnrolledFlowClassifier",
     "__version__",
     "arena",

@@ -9,6 +9,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from refimpl import (
     SLTT,
+    TPSGD,
     AugLocal,
     BackpropClassifier,
     BackpropRegressor,
@@ -54,6 +55,8 @@ LEARNERS = [
     PhysicalBackpropClassifier(epochs=200, lr=3e-2, random_state=0),
     RidgeClassifier(random_state=0),
     AugLocal(1, network="mlp", hidden=(32, 32, 32), epochs=60, batch_size=32, random_state=0),
+    TPSGD(hidden=(32,), epochs=60, batch_size=16, random_state=0),
+    TPSGD(hidden=(32,), loss="logistic", schedule="greedy", epochs=60, batch_size=16, random_state=0),
     LocalBlocksClassifier(network="mlp", hidden=(32, 32), epochs=60, batch_size=32, random_state=0),
 ]
 

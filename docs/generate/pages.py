@@ -6,7 +6,7 @@ import re
 import shutil
 from pathlib import Path
 
-from generate import api, charts, house, methods, operations, text
+from generate import api, charts, comparison, house, methods, operations, text
 from refimpl import methods as registry
 from refimpl.backends import operations as registered
 from refimpl.lab import tutorials
@@ -18,6 +18,7 @@ def write(root: Path, out: Path) -> None:
     _prose(root, out)
     _tutorials(root, out)
     methods.write(root, out, bench)
+    comparison.write(root, out)
     operations.write(root, out, bench)
     where = api.write(root, out)
     _architecture(out, where)
@@ -178,6 +179,7 @@ Equation, derivation, NumPy and C side by side.
 
 :::{{grid-item-card}} {measured} measurements
 :link: results
+comparison
 :link-type: doc
 
 {verdicts.get("holds", 0)} hold, {verdicts.get("does not hold", 0)} do not hold here.
@@ -205,6 +207,7 @@ tutorials/index
 methods/index
 operations/index
 results
+comparison
 benchmarks
 architecture
 api/index

@@ -14,6 +14,7 @@ from refimpl.baselines.graph import BackpropGNN, BackpropLinks
 from refimpl.baselines.local_blocks import LocalBlocksClassifier
 from refimpl.baselines.ottt import OTTTClassifier, ottt_gradient
 from refimpl.baselines.physical import PhysicalBackpropClassifier
+from refimpl.baselines.recurrent import RecurrentClassifier
 from refimpl.baselines.ridge import RidgeClassifier
 from refimpl.baselines.target_propagation import DifferenceTargetPropagationClassifier
 
@@ -32,6 +33,7 @@ __all__ = [
     "OTTTClassifier",
     "PhysicalBackpropClassifier",
     "RandomTargetProjectionClassifier",
+    "RecurrentClassifier",
     "RidgeClassifier",
     "ShallowClassifier",
     "UnrolledFlowClassifier",

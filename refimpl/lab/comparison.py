@@ -1,12 +1,12 @@
 """`refimpl compare`: rules that train one common network, on the same data with the same budget.
 
-Every rule trains the same multilayer perceptron for the same number of passes. Its learning rate is the best of a few on
-a tenth of the training data that is held out (one seed, the same budget for each rule); then it trains on all of it with
-every seed and is scored on the test set. All on one thread:
+Every rule trains the same multilayer perceptron for the same number of passes. Its learning rate is the best of a few
+on a tenth of the training data that is held out (one seed, the same budget for each rule); then it trains on all of it
+with every seed and is scored on the test set. All on one thread:
 
-    seconds   processor time of training, a pass over the data: what other work on the machine does to the clock stays out
+    seconds   processor time of training, a pass over the data: not the clock, which other work on the machine slows
     memory    the most that arrays held at once during one step on 512 samples, beyond what was there when it began
-              (weights, gradients and optimiser state that exist from the beginning do not count); scratch memory inside
+              (weights, gradients and optimiser state exist from the beginning and do not count); scratch memory inside
               the C core is not seen
 
 A measurement is stored the moment it is done, so the same command goes on after an interruption.
@@ -131,7 +131,18 @@ def compare(
             def take(rule: Rule, kind: str, number: Any, best: float = 0.0) -> Any:
                 nonlocal position
                 setting = [common.hidden, common.epochs, common.batch_size]
-                key = [rule.name, kind, number, best, data.name, setting, get_backend(), core(), __version__]
+                key = [
+                    rule.name,
+                    kind,
+                    number,
+                    best,
+                    data.name,
+                    data.sizes,
+                    setting,
+                    get_backend(),
+                    core(),
+                    __version__,
+                ]
                 written = files.dumps(key)
                 at, position = position, position + 1
                 bar.at(at, f"{rule.name}: {kind} {'' if number is None else number}".rstrip())
@@ -162,7 +173,7 @@ def compare(
     outcome = {
         "format": FORMAT,
         "data": data.name,
-        "sizes": dict(data.sizes),
+        "sizes": data.sizes,
         "seeds": seeds,
         "network": {"hidden": list(common.hidden), "epochs": common.epochs, "batch_size": common.batch_size},
         "step_samples": STEP,
@@ -189,7 +200,7 @@ def report(outcome: dict[str, Any]) -> str:
     budget = f"{outcome['network']['epochs']} passes in batches of {outcome['network']['batch_size']}"
     lines += [
         "",
-        *paragraph(
+        paragraph(
             f"Hidden layers of {network} on {outcome['data']}, {budget}, seeds 0 to {outcome['seeds'] - 1} (± is their "
             f"deviation), one thread; memory of a step on {outcome['step_samples']} samples."
         ),

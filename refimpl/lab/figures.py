@@ -47,8 +47,8 @@ def learning(figure: Any, results: Sequence[Mapping[str, Any]], score: Score) ->
         right.set(xlim=(0, 1))
         style.percent_axis(right.xaxis)
     for place, r in zip(places, results):
-        note = {"xytext": (5, 0), "textcoords": "offset points", "va": "center", "color": style.PAPER}
-        right.annotate(score.text(r["score"]), (0, place), **note)
+        note = {"xytext": (5, 0), "textcoords": "offset points", "va": "center"}
+        right.annotate(score.text(r["score"]), (0, place), color=style.on(colours[place]), **note)
 
 
 def family(name: str) -> str:

@@ -254,6 +254,7 @@ _NO_CHECK = {"lif_step": _SURROGATE, "lif_sequence": _SURROGATE, "batchnorm_lif_
 _OWN: dict[str, tuple[dict[str, str], Callable[[Mapping[str, Any], tuple[Any, ...]], float]]] = {
     "denoise_loss": ({"df": "f"}, lambda args, results: float(args["weight"] @ results[0])),
     "goodness_contrast": ({"dz": "z"}, lambda args, results: float(results[0].sum() / max(1, len(results[0])))),
+    "target_loss": ({"d": "z"}, lambda args, results: float(args.get("scale", 1.0) * results[1].sum())),
 }
 
 

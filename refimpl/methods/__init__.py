@@ -16,6 +16,7 @@ MODULES = {  # slug -> module
     "physical_ff": "refimpl.methods.local.physical_ff",
     "sltt": "refimpl.methods.spiking.sltt",
     "streambp": "refimpl.methods.memory.streambp",
+    "tpsgd": "refimpl.methods.local.tpsgd",
 }
 
 

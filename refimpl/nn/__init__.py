@@ -22,6 +22,7 @@ from refimpl.nn.layers import (
     Reshape,
     Resize2d,
     RMSNorm,
+    RowLinear,
     Upsample2d,
 )
 from refimpl.nn.params import Init, Parameter, Params, Scope
@@ -55,6 +56,7 @@ __all__ = [
     "Reshape",
     "Residual",
     "Resize2d",
+    "RowLinear",
     "Scope",
     "SelfAttention",
     "Sequential",

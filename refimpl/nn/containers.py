@@ -2,23 +2,36 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
+from refimpl import ops
 from refimpl.nn.layer import Layer, declare_all
+from refimpl.nn.layers import Activation, Linear
+from refimpl.ops.matmul import ACTIVATIONS
 
 
 class Sequential(Layer):
     """Layers one after the other; parameter names start with the position: "0.weight", or with given names.
 
     Sequential(Linear(4, 8), Activation("relu")) or Sequential(fc1=Linear(4, 8), act=Activation("relu")).
+
+    A linear layer and the activation behind it run as one operation, `ops.dense`; what is saved is the same.
     """
 
     def __init__(self, *layers: Layer, **named: Layer):
         if layers and named:
             raise ValueError("Sequential: give layers either all by position or all by name")
         self.layers = named or {str(i): layer for i, layer in enumerate(layers)}
+        self._dense: dict[str, str] = {}  # linear layer -> the activation behind it
+        self._behind: set[str] = set()  # the names of those activations
+        for (name, layer), (after, next_layer) in itertools.pairwise(self.layers.items()):
+            if type(layer) is Linear and isinstance(next_layer, Activation) and next_layer.name in ACTIVATIONS:
+                self._dense[name] = next_layer.name
+                self._behind.add(after)
 
     def __repr__(self) -> str:
         return "Sequential(" + ", ".join(f"{k}={v!r}" for k, v in self.layers.items()) + ")"
@@ -29,15 +42,43 @@ class Sequential(Layer):
     def forward(self, params, x, train=False, rng=None):
         saved = []
         for name, layer in self.layers.items():
-            x, kept = layer.forward(params.scope(name), x, train, rng)
-            saved.append(kept)
+            if name in self._behind:
+                continue
+            own = params.scope(name)
+            if name in self._dense:
+                y, kept = ops.dense(x, own["weight"], own["bias"] if layer.bias else None, self._dense[name])
+                saved += [x, kept]
+                x = y
+            else:
+                x, kept = layer.forward(own, x, train, rng)
+                saved.append(kept)
         return x, saved
 
     def backward(self, params, grads, saved, dy, need_dx=True):
-        first = next(iter(self.layers), None)
+        """Without need_dx it ends at the first layer with parameters: what stands before it has nothing to learn."""
+        last, above = None if need_dx else lowest(self.layers), None
         for (name, layer), kept in zip(reversed(self.layers.items()), reversed(saved)):
-            dy = layer.backward(params.scope(name), grads.scope(name), kept, dy, need_dx or name != first)
-        return dy
+            own, into, need = params.scope(name), grads.scope(name), need_dx or name != last
+            if name in self._behind:
+                above = kept
+            elif name in self._dense:
+                add_to = (into["weight"], into["bias"] if layer.bias else None)
+                dy = ops.dense_backward(dy, kept, own["weight"], above, self._dense[name], need, add_to)[0]
+            else:
+                dy = layer.backward(own, into, kept, dy, need)
+            if name == last:
+                break
+        return dy if need_dx else None
+
+
+def learns(layer: Layer) -> bool:
+    """Whether the layer has a trained parameter."""
+    return any(spec.trained for spec in layer.declare().values())
+
+
+def lowest(layers: Mapping[str, Layer], needed: Callable[[Layer], bool] = learns) -> str | None:
+    """Name of the first layer that is needed in a backward pass; of the last layer where none is."""
+    return next((name for name, layer in layers.items() if needed(layer)), next(reversed(list(layers)), None))
 
 
 @dataclass(frozen=True)

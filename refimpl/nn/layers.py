@@ -16,6 +16,7 @@ from refimpl import ops
 from refimpl.nn import init
 from refimpl.nn.layer import Layer
 from refimpl.nn.params import Init, Parameter
+from refimpl.ops.matmul import ACTIVATIONS, FROM_OUTPUT
 
 Pair = int | tuple[int, int]
 
@@ -44,6 +45,25 @@ class Linear(Layer):
     def backward(self, params, grads, saved, dy, need_dx=True):
         add_to = (grads["weight"], grads["bias"] if self.bias else None)
         return ops.linear_backward(dy, saved, params["weight"], need_dx, add_to)[0]
+
+
+@dataclass(frozen=True)
+class RowLinear(Linear):
+    """y = x W^T + b, W (d_out, d_in): one row a unit, for rules that visit a layer unit by unit (ops.target_step)."""
+
+    def declare(self):
+        weight = Parameter((self.d_out, self.d_in), self.weight_init or init.kaiming_uniform(self.d_in))
+        return {"weight": weight, **({"bias": Parameter((self.d_out,), self.bias_init)} if self.bias else {})}
+
+    def forward(self, params, x, train=False, rng=None):
+        return ops.linear(x, params["weight"].T, params["bias"] if self.bias else None), x
+
+    def backward(self, params, grads, saved, dy, need_dx=True):
+        rows, x = dy.reshape(-1, self.d_out), saved.reshape(-1, self.d_in)
+        grads["weight"][...] += ops.matmul(rows, x, transpose_a=True)
+        if self.bias:
+            grads["bias"][...] += rows.sum(axis=0)
+        return ops.matmul(rows, params["weight"]).reshape(saved.shape) if need_dx else None
 
 
 class _Convolution(Layer):
@@ -291,10 +311,6 @@ class Flatten(Layer):
         return dy.reshape(saved)
 
 
-_FROM_OUTPUT = ("relu", "tanh", "sigmoid")
-_FROM_INPUT = ("leaky_relu", "elu", "gelu", "gelu_tanh", "silu", "softplus")
-
-
 @dataclass(frozen=True)
 class Activation(Layer):
     """An element-wise function by its name in refimpl.ops; "identity" is the linear one."""
@@ -302,7 +318,7 @@ class Activation(Layer):
     name: str
 
     def __post_init__(self):
-        known = ("identity", *_FROM_OUTPUT, *_FROM_INPUT)
+        known = ("identity", *ACTIVATIONS)
         if self.name not in known:
             raise ValueError(f"Activation: name is {self.name!r}, expected one of {', '.join(known)}")
 
@@ -310,7 +326,7 @@ class Activation(Layer):
         if self.name == "identity":
             return x, None
         y = getattr(ops, self.name)(x)
-        return y, (y if self.name in _FROM_OUTPUT else x)
+        return y, (y if self.name in FROM_OUTPUT else x)
 
     def backward(self, params, grads, saved, dy, need_dx=True):
         if self.name == "identity":

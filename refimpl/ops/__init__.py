@@ -28,6 +28,7 @@ from refimpl.ops.segment import *  # noqa: F403
 from refimpl.ops.softmax import *  # noqa: F403
 from refimpl.ops.sparse import *  # noqa: F403
 from refimpl.ops.spiking import *  # noqa: F403
+from refimpl.ops.target import *  # noqa: F403
 from refimpl.ops.update import *  # noqa: F403
 from refimpl.ops.upsample import *  # noqa: F403
 from refimpl.ops.wave import *  # noqa: F403

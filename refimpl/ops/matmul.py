@@ -222,17 +222,16 @@ def dense(
 
     Shapes: x (..., D_in), weight (D_in, D_out), bias (D_out,) or None, y (..., D_out). f is the operation named by
     `activation`, with its default settings: "relu", "tanh", "sigmoid", "leaky_relu", "elu", "gelu", "gelu_tanh", "silu"
-    or "softplus". Returns y and what the gradient needs: y itself for the first three, z for the others; None without
-    `keep`. Raises ValueError for another activation.
+    or "softplus". Returns y and kept, what the gradient needs: y itself for the first three, z for the others; None
+    without `keep`. Raises ValueError for another activation.
     """
     shape = _check_dense(x, weight, bias, activation)
     z = np.matmul(x, weight, out=np.empty(shape, x.dtype))
     if bias is not None:
         z += bias
     y = getattr(activations, activation).numpy(z)
-    if not keep:
-        return y, None
-    return y, y if activation in FROM_OUTPUT else z
+    kept = None if not keep else y if activation in FROM_OUTPUT else z
+    return y, kept
 
 
 @operation(inplace=("add_to",))
@@ -252,4 +251,5 @@ def dense_backward(
     """
     _check_dense_backward(dy, x, weight, kept, activation, add_to)
     dz = getattr(activations, f"{activation}_backward").numpy(dy, kept)
-    return linear_backward.numpy(dz, x, weight, need_dx, add_to)
+    dx, dweight, dbias = linear_backward.numpy(dz, x, weight, need_dx, add_to)
+    return dx, dweight, dbias

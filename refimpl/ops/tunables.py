@@ -824,3 +824,49 @@ def _cubic_wave(x: Any, mixing: Any, coupling: Any, strength: Any) -> int:
 
 
 tunable("cubic_wave", "x", _cubic_wave_args, SEQUENCES, _cubic_wave, "gemm")
+
+# ---------------------------------------------------------------- layers with targets; N = D, ten classes
+
+
+def _labels(B: int) -> np.ndarray:
+    return np.arange(B) % 10
+
+
+def _target_loss(normal: Normal, n: int) -> dict[str, Any]:
+    z = normal(*_rows(n))
+    return {"z": z, "labels": _labels(len(z)), "codes": normal(10, z.shape[1])}
+
+
+def _target_step(normal: Normal, n: int) -> dict[str, Any]:
+    """Two products of n / 2 = B D N multiplications, B = D = N."""
+    free = _bits(n) - 1
+    d = 1 << free // 3
+    x = normal(1 << free - 2 * (free // 3), d)
+    args = {"x": x, "labels": _labels(len(x)), "weight": normal(d, d), "bias": normal(d), "codes": normal(10, d)}
+    return {**args, "v_weight": None, "v_bias": None, "lr": 1e-6}
+
+
+def _target_step_work(x: Any, labels: Any, weight: Any, *_: Any, **__: Any) -> int:
+    return 2 * len(x) * weight.size
+
+
+def _rnn_target_sequence(normal: Normal, n: int) -> dict[str, Any]:
+    """Four products of n / 4 = B T D N multiplications, T = 8 and B = D = N."""
+    free = _bits(n) - 5
+    d = 1 << free // 3
+    x = normal(1 << free - 2 * (free // 3), 8, d)
+    scale = np.float32(d**-0.5)
+    weights = {"w_x": normal(d, d) * scale, "w_h": normal(d, d) * scale, "bias": normal(d)}
+    labels = _labels(8 * len(x)).reshape(-1, 8)
+    args = {"x": x, "h0": normal(len(x), d), "labels": labels, "codes": normal(10, d), **weights}
+    args |= {f"d{name}": np.zeros_like(w) for name, w in weights.items()}
+    return args | {"weights": np.full(8, 0.1, np.float32)}
+
+
+def _rnn_target_work(x: Any, h0: Any, *_: Any, **__: Any) -> int:
+    return 2 * h0.shape[1] * x.shape[1] * (len(x) * x.shape[2] + h0.size)
+
+
+tunable("target_loss", "z", _target_loss, ELEMENTS)
+tunable("target_step", "x", _target_step, SEQUENCES, _target_step_work, "target gemm")
+tunable("rnn_target_sequence", "x", _rnn_target_sequence, SEQUENCES, _rnn_target_work, "gemm")

@@ -28,6 +28,7 @@ __all__ = [
     "apply",
     "colour",
     "figure",
+    "on",
     "percent_axis",
     "use",
 ]
@@ -86,6 +87,18 @@ PAGE_DARK = {
 BASELINE = MUTED  # what a method is compared with is grey
 DASHES = ("-", "--", "-.", ":")
 WIDTH, HEIGHT = 6.4, 3.6  # inches
+
+
+def on(colour: str) -> str:
+    """The colour for text on `colour` (#rrggbb): paper or black, whichever stands out more."""
+
+    def luminance(c: str) -> float:  # relative, as WCAG 2 defines it
+        parts = (int(c[k : k + 2], 16) / 255 for k in (1, 3, 5))
+        r, g, b = (p / 12.92 if p <= 0.03928 else ((p + 0.055) / 1.055) ** 2.4 for p in parts)
+        return 0.2126 * r + 0.7152 * g + 0.0722 * b
+
+    paper, behind = luminance(PAPER), luminance(colour)
+    return PAPER if (paper + 0.05) * 0.05 > (behind + 0.05) ** 2 else "#000000"
 
 
 def colour(i: int) -> str:

@@ -448,5 +448,5 @@ def test_the_c_line_beside_a_numpy_line_is_the_same_step():
     assert beside("denoise_loss", "squared = ") == "squared += r * r;"
     assert beside("adam_update", "m[...] =").startswith("real m1 = beta1 * m[i]")
     assert "SQRT(v1)" in beside("adam_update", "param -=")
-    assert "R(0.0)" in beside("relu", "np.maximum")
+    assert "ri_relu(x[i])" in beside("relu", "np.maximum")
     assert "!transposed" in beside("linear_backward", "dx = np.matmul")

@@ -5,15 +5,18 @@ import inspect
 import numpy as np
 import pytest
 
+import refimpl
 from refimpl import nn
 from refimpl.backends import backend
-from refimpl.nn import layers
+from refimpl.ops.matmul import ACTIVATIONS
 from tests.harness import central_differences, relative_error
 
 IMAGE = (2, 4, 6, 5)
 CASES = {
     "Linear": (nn.Linear(5, 3), (2, 4, 5)),
     "Linear without bias": (nn.Linear(5, 3, bias=False), (4, 5)),
+    "RowLinear": (nn.RowLinear(5, 3), (2, 4, 5)),
+    "RowLinear without bias": (nn.RowLinear(5, 3, bias=False), (4, 5)),
     "Conv2d": (nn.Conv2d(4, 6, 3, stride=2, padding=1, groups=2), IMAGE),
     "Conv1d": (nn.Conv1d(4, 3, 3, padding=1, dilation=2), (2, 4, 9)),
     "ConvTranspose2d": (nn.ConvTranspose2d(4, 3, 3, stride=2, padding=1, output_padding=1), IMAGE),
@@ -31,7 +34,7 @@ CASES = {
     "GroupNorm": (nn.GroupNorm(4, 2), IMAGE),
     "BatchNorm": (nn.BatchNorm(4), IMAGE),
     "Dropout": (nn.Dropout(0.4), (5, 6)),
-    **{f"Activation {n}": (nn.Activation(n), (3, 5)) for n in ("identity", *layers._FROM_OUTPUT, *layers._FROM_INPUT)},
+    **{f"Activation {n}": (nn.Activation(n), (3, 5)) for n in ("identity", *ACTIVATIONS)},
     "RNN": (nn.RNN(4, 3), (2, 5, 4)),
     "GRU": (nn.GRU(4, 3), (2, 5, 4)),
     "LSTM": (nn.LSTM(4, 3), (2, 5, 4)),
@@ -151,3 +154,25 @@ def test_dropout_is_the_identity_at_inference_and_unbiased_in_training():
 def test_bad_descriptions_are_refused_at_once(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_a_linear_layer_with_its_activation_is_both_in_one_operation(activation):
+    """Outputs, what is saved, and gradients are those of the two layers one after the other."""
+    net = nn.Sequential(nn.Flatten(), nn.Linear(6, 5), nn.Activation(activation), nn.Linear(5, 4), nn.Linear(4, 3))
+    params = nn.initialise(net, np.random.default_rng(0), "float64")
+    x, dy = np.random.default_rng(1).normal(size=(7, 2, 3)), np.random.default_rng(2).normal(size=(7, 3))
+    grads, apart = params.zeros_like(), params.zeros_like()
+    with refimpl.trace() as trace:
+        y, saved = net.forward(params, x)
+        dx = net.backward(params, grads, saved, dy)
+    assert next(call.op for call in trace) == "dense" and "dense_backward" in [call.op for call in trace]
+    h, kept, d = x, [], dy
+    for name, layer in net.layers.items():
+        h, one = layer.forward(params.scope(name), h)
+        kept.append(one)
+    for (name, layer), one in zip(reversed(net.layers.items()), reversed(kept)):
+        d = layer.backward(params.scope(name), apart.scope(name), one, d)
+    assert np.allclose(y, h, atol=1e-14) and np.allclose(dx, d, atol=1e-14)
+    assert np.allclose(grads.flat, apart.flat, atol=1e-14)
+    assert all(np.allclose(a, b, atol=1e-14) for a, b in zip(saved[1:], kept[1:]))

@@ -2,24 +2,18 @@ import subprocess
 import sys
 
 from refimpl.viz import style
-
-
-def luminance(colour):
-    """Relative luminance of #rrggbb, as WCAG 2 defines it."""
-    parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
-    r, g, b = (p / 12.92 if p <= 0.03928 else ((p + 0.055) / 1.055) ** 2.4 for p in parts)
-    return 0.2126 * r + 0.7152 * g + 0.0722 * b
-
-
-def contrast(a, b):
-    high, low = sorted((luminance(a), luminance(b)), reverse=True)
-    return (high + 0.05) / (low + 0.05)
+from tests.viz.pages import contrast
 
 
 def test_ink_is_readable_on_paper_and_every_line_is_seen():
     assert contrast(style.INK, style.PAPER) > 7 and contrast(style.MUTED, style.PAPER) > 4.5
     assert all(contrast(c, style.PAPER) > 2 for c in style.PALETTE)
     assert style.colour(8) == style.colour(0) and len(set(style.PALETTE)) == 8
+
+
+def test_text_on_every_colour_stands_out():
+    assert all(contrast(style.on(c), c) >= 4.5 for c in (*style.PALETTE, style.BASELINE))
+    assert style.on(style.PALETTE[3]) == "#000000" and style.on(style.INK) == style.PAPER
 
 
 def test_the_style_holds_inside_the_block_only():

@@ -27,6 +27,7 @@ if native.lib is not None:
         softmax,  # noqa: F401
         sparse,  # noqa: F401
         spiking,  # noqa: F401
+        target,  # noqa: F401
         update,  # noqa: F401
         upsample,  # noqa: F401
         wave,  # noqa: F401

@@ -209,8 +209,8 @@ def _draw_bars(ax: Any, results: list[dict[str, Any]], colours: Mapping[str, str
     values = [r["score"] for r in results][::-1]
     ax.barh(names, values, color=[colours[n] for n in names], height=0.65)
     for i, v in enumerate(values):
-        note = {"xytext": (-4, 0), "textcoords": "offset points", "ha": "right", "va": "center", "color": style.PAPER}
-        ax.annotate(f"{100 * v:.1f} %", (v, i), **note)
+        note = {"xytext": (-4, 0), "textcoords": "offset points", "ha": "right", "va": "center"}
+        ax.annotate(f"{100 * v:.1f} %", (v, i), color=style.on(colours[names[i]]), **note)
     ax.set(title="Test accuracy", xlim=(0, 1))
     ax.grid(axis="y", visible=False)
     style.percent_axis(ax.xaxis)

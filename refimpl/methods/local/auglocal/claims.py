@@ -291,17 +291,19 @@ def _judge_representation(values: Values) -> tuple[bool, str]:
 def _draw_representation(figure: Any, values: Values) -> None:
     from refimpl.viz import style
 
+    figure.set_size_inches(1.6 * style.WIDTH, style.HEIGHT)
     curve, heat_a, heat_g = figure.subplots(1, 3, width_ratios=(1.3, 1, 1))
     for i, (name, label) in enumerate((("auglocal", "AugLocal, d = 3"), ("greedy", "greedy"))):
         each = np.array([v[name] for v in values])
         colour = style.colour(0) if i == 0 else style.BASELINE
         curve.plot(each.mean(axis=0), style.DASHES[i], marker="o", color=colour, label=label)
         curve.fill_between(range(each.shape[1]), each.min(axis=0), each.max(axis=0), color=colour, alpha=0.2)
-    curve.set(xlabel="layer", ylabel="CKA with the same layer of back-propagation", ylim=(0, 1))
+    curve.set(xlabel="layer", ylabel="CKA with this layer of back-propagation", ylim=(0, 1))
     curve.legend()
     for ax, name in ((heat_a, "auglocal"), (heat_g, "greedy")):
         ax.imshow(np.mean([v[f"{name}_map"] for v in values], axis=0), vmin=0, vmax=1, cmap="cividis", origin="lower")
         ax.set(title="AugLocal" if name == "auglocal" else name, xlabel="layer of back-propagation", ylabel="layer")
+        ax.set(xticks=range(len(values[0]["greedy"])), yticks=range(len(values[0]["greedy"])))
         ax.grid(visible=False)
 
 

@@ -21,7 +21,7 @@ back-propagation is used.
 from refimpl.methods.local.noprop import claims
 from refimpl.methods.local.noprop.learner import NoProp
 from refimpl.methods.local.noprop.losses import Terms, ct_loss, dt_denoising, dt_loss, end_losses, fm_loss
-from refimpl.methods.local.noprop.study import experiment, race, teach
+from refimpl.methods.local.noprop.study import experiment, race, rules, teach
 from refimpl.record import Paper
 
 PAPER = Paper(
@@ -47,5 +47,6 @@ __all__ = [
     "experiment",
     "fm_loss",
     "race",
+    "rules",
     "teach",
 ]

@@ -89,7 +89,7 @@ def _bars(figure: Any, values: Values, names: Mapping[str, str], baselines: Sequ
         each = [v[name] for v in values]
         ax.barh(label, np.mean(each), color=colour, height=0.6)
         ax.plot(each, [label] * len(each), "o", color=style.INK, markersize=4, markerfacecolor="none")
-        ax.annotate(f"{100 * np.mean(each):.1f} %", (0.01, i), color=style.PAPER, va="center")
+        ax.annotate(f"{100 * np.mean(each):.1f} %", (0.01, i), color=style.on(colour), va="center")
     ax.invert_yaxis()
     ax.set(xlim=(0, 1), xlabel="test accuracy (circles: seeds)")
     ax.grid(axis="y", visible=False)

@@ -17,7 +17,7 @@ from refimpl.models.diffusion import chain, cosine_signal, gamma_schedule
 from refimpl.models.label_denoiser import ReadOut, denoiser
 from refimpl.nn import initialise
 from refimpl.optim import AdamW
-from refimpl.record import Contender, Experiment, Step
+from refimpl.record import Common, Contender, Experiment, Rule, Step
 
 # Settings of `refimpl run noprop --set name=value`.
 SETTINGS = {"T": 10, "width": 128, "epochs": 30, "batch_size": 128, "lr": 1e-3, "embedding": "onehot", "block": "mlp"}
@@ -161,7 +161,7 @@ def _draw_bars(ax: Any, results: list[dict[str, Any]], colours: Mapping[str, str
             textcoords="offset points",
             ha="right",
             va="center",
-            color=style.PAPER,
+            color=style.on(colours[names[i]]),
         )
     ax.set(title="Test accuracy", xlim=(0, 1))
     ax.grid(axis="y", visible=False)
@@ -277,3 +277,19 @@ def _small_step(variant: str) -> Any:
         step(rng.choice(len(digits.x_train), 32, replace=False))
     shown = np.array([np.flatnonzero(digits.y_train == k)[0] for k in (0, 3, 6, 9)])
     return lambda: step(shown)
+
+
+def rules(common: Common) -> list[Rule]:
+    """One block for each hidden layer of the common network, which each see the input and a noisy label."""
+    shared: dict[str, Any] = {
+        "T": len(common.hidden),
+        "width": common.hidden[0],
+        "epochs": common.epochs,
+        "batch_size": common.batch_size,
+    }
+
+    def make(rate: float, seed: int) -> NoProp:
+        return NoProp("dt", lr=rate, random_state=seed, **shared)
+
+    note = "blocks one after the other on the same width, each with the input and a noisy label of its own"
+    return [Rule("NoProp", make, (3e-4, 1e-3, 3e-3), ("labels", "own head"), note=note)]

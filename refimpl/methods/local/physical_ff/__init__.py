@@ -28,7 +28,7 @@ from refimpl.methods.local.physical_ff.learner import (
     digital_steps,
     train_layer,
 )
-from refimpl.methods.local.physical_ff.study import experiment, race, teach
+from refimpl.methods.local.physical_ff.study import experiment, race, rules, teach
 from refimpl.record import Paper
 
 PAPER = Paper(
@@ -53,6 +53,7 @@ __all__ = [
     "digital_steps",
     "experiment",
     "race",
+    "rules",
     "teach",
     "train_layer",
 ]

@@ -69,10 +69,11 @@ def _bars(figure: Any, values: Values, names: Mapping[str, str], baselines: Sequ
 
     ax = figure.subplots()
     for i, (name, label) in enumerate(names.items()):
+        colour = style.BASELINE if name in baselines else style.colour(i)
         each = [v[name] for v in values]
-        ax.barh(label, np.mean(each), color=style.BASELINE if name in baselines else style.colour(i), height=0.6)
+        ax.barh(label, np.mean(each), color=colour, height=0.6)
         ax.plot(each, [label] * len(each), "o", color=style.INK, markersize=4, markerfacecolor="none")
-        ax.annotate(f"{100 * np.mean(each):.1f} %", (0.01, i), color=style.PAPER, va="center")
+        ax.annotate(f"{100 * np.mean(each):.1f} %", (0.01, i), color=style.on(colour), va="center")
     ax.invert_yaxis()
     ax.set(xlim=(0, 1), xlabel="test accuracy (circles: seeds)")
     ax.grid(axis="y", visible=False)

@@ -15,7 +15,7 @@ from refimpl.data import Dataset, load
 from refimpl.data.vowels import Vowels
 from refimpl.methods.local.physical_ff.learner import PhysicalForwardForward
 from refimpl.optim import Adam
-from refimpl.record import Contender, Experiment, Step
+from refimpl.record import Common, Contender, Experiment, Rule, Step
 
 # Settings of `refimpl run physical_ff --set name=value`; None: the value for vowels or for images, below.
 SETTINGS: dict[str, Any] = {"theta": None, "inner_steps": None, "epochs": None, "lr": None, "noise": 0.0, "drift": 0.0}
@@ -162,8 +162,8 @@ def _draw_bars(ax: Any, results: list[dict[str, Any]], colours: Mapping[str, str
     names, values = [r["name"] for r in results][::-1], [r["score"] for r in results][::-1]
     ax.barh(names, values, color=[colours[n] for n in names], height=0.68)
     for i, v in enumerate(values):
-        where = {"xytext": (-4, 0), "textcoords": "offset points", "ha": "right", "va": "center", "color": style.PAPER}
-        ax.annotate(f"{100 * v:.1f} %", (v, i), **where)
+        where = {"xytext": (-4, 0), "textcoords": "offset points", "ha": "right", "va": "center"}
+        ax.annotate(f"{100 * v:.1f} %", (v, i), color=style.on(colours[names[i]]), **where)
     ax.set(title="Test accuracy", xlim=(0, 1))
     ax.grid(axis="y", visible=False)
     style.percent_axis(ax.xaxis)
@@ -305,3 +305,15 @@ def _small_pass() -> Any:
         return float(loss.mean())
 
     return step
+
+
+def rules(common: Common) -> list[Rule]:
+    """The digital variant on the common widths: no physics, GELU layers, the same goodness."""
+
+    def make(rate: float, seed: int) -> PhysicalForwardForward:
+        shared: dict[str, Any] = {"widths": common.hidden, "epochs": common.epochs, "batch_size": common.batch_size}
+        return PhysicalForwardForward(None, variant="digital", lr=rate, random_state=seed, **shared)
+
+    note = "digital layers, GELU; ten steps of Adam a batch; labels are part of the input, every label is tried"
+    signals = ("labels", "fixed random", "second pass")
+    return [Rule("Physical forward-forward", make, (2e-4, 5e-4, 1e-3), signals, note=note)]

@@ -189,7 +189,9 @@ def _draw_training(ax: Any, results: list[dict[str, Any]]) -> None:
         steps = 10 * (1 + np.arange(len(loss)))
         ax.plot(steps, loss / math.log(2), style.DASHES[i], color=colour(r["name"]), linewidth=width, label=label)
     apart = max(np.abs(np.array([h["loss"] for h in r["history"]]) - first).max() for r in results)
-    ax.set(title=f"The same training: losses at most {apart:.0e} apart", xlabel="steps", ylabel="training loss / bits")
+    same = f"losses at most {apart:.0e} apart" if apart else "losses equal to the bit"
+    ax.set(title=f"The same training: {same}", xlabel="steps", ylabel="training loss / bits")
+    ax.xaxis.get_major_locator().set_params(integer=True)
     ax.legend()
 
 
@@ -199,11 +201,12 @@ def _draw_timeline(ax: Any, learner: LanguageModel) -> None:
     T = max(512, learner.T)
     probe = Probe(B=4)
     for i, (name, strategy) in enumerate(strategies(64, 64).items()):
-        alive = np.array(timeline(probe.work(strategy, T))) / 2**20
+        alive = np.array(timeline(probe.work(strategy, T))) / 1e6
         part = np.linspace(0, 1, len(alive))
         ax.fill_between(part, alive, color=colour(name), alpha=0.15, linewidth=0)
-        ax.plot(part, alive, style.DASHES[i], color=colour(name), linewidth=1.3, label=f"{name}: {alive.max():.0f} MiB")
-    ax.set(title=f"Memory during one gradient (4 texts of {T})", xlabel="operations done", ylabel="alive / MiB", ylim=0)
+        ax.plot(part, alive, style.DASHES[i], color=colour(name), linewidth=1.3, label=f"{name}: {alive.max():.0f} MB")
+    ax.set(title=f"Memory during one gradient (4 texts of {T})", xlabel="operations done", ylabel="alive / MB")
+    ax.set_ylim(0, 1.2 * ax.get_ylim()[1])  # room for the legend
     style.percent_axis(ax.xaxis)
     ax.legend()
 
@@ -220,7 +223,7 @@ def _draw_growth(ax: Any, found: Mapping[str, Mapping[str, Any]], limit: float |
         )
     title = f"Peak memory, measured ({probe.B} texts, {probe.model.vocabulary} tokens)"
     ax.set(title=title, xlabel="length of a text, T", ylabel="peak / MB", xlim=0)
-    ax.set_ylim(0, 1.5 * limit / 1e6 if limit is not None else None)
+    ax.set_ylim(0, 1.5 * limit / 1e6 if limit is not None else 1.25 * ax.get_ylim()[1])  # room for the legend
     ax.legend(loc="upper right", ncols=2)
 
 
@@ -238,7 +241,7 @@ def _draw_longest(ax: Any, found: Mapping[str, Mapping[str, Any]], limit: float 
     ax.barh(names, values, color=[colour(n) for n in names], height=0.65)
     for i, (n, v) in enumerate(zip(names, values)):
         more = "at least " if limit is not None and found[n]["capped"] else ""
-        text = f"{more}{v:,.0f} {unit}, {v / base:.1f}x checkpointing"
+        text = f"{more}{v:,.0f} {unit}, {v / base:.1f} × checkpointing"
         inside = v > 0.55 * max(values)
         ax.annotate(
             text,
@@ -247,7 +250,7 @@ def _draw_longest(ax: Any, found: Mapping[str, Mapping[str, Any]], limit: float 
             textcoords="offset points",
             ha="right" if inside else "left",
             va="center",
-            color=style.PAPER if inside else style.INK,
+            color=style.on(colour(n)) if inside else style.INK,
         )
     ax.set(title=title, xlabel=unit)
     ax.grid(axis="y", visible=False)

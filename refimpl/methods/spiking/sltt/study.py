@@ -199,7 +199,7 @@ def _draw_bars(ax: Any, results: list[dict[str, Any]], colours: Mapping[str, str
     ax.barh(names, values, color=[colours[n] for n in names], height=0.65)
     for i, v in enumerate(values):
         place = {"xytext": (-4, 0), "textcoords": "offset points", "ha": "right", "va": "center"}
-        ax.annotate(f"{100 * v:.1f} %", (v, i), color=style.PAPER, **place)
+        ax.annotate(f"{100 * v:.1f} %", (v, i), color=style.on(colours[names[i]]), **place)
     ax.set(title="Test accuracy", xlim=(0, 1))
     ax.grid(axis="y", visible=False)
     style.percent_axis(ax.xaxis)

@@ -69,8 +69,9 @@ def far_from_kinks(**changes):
     least = {}
 
     def see(op, body, args, kwargs):
-        if op.__name__ == "relu":
-            least[seed] = min(least.get(seed, np.inf), np.abs(args[0]).min())
+        if op.__name__ in ("relu", "dense"):
+            z = args[0] if op.__name__ == "relu" else args[0] @ args[1] + args[2]
+            least[seed] = min(least.get(seed, np.inf), np.abs(z).min())
         return body(*args, **kwargs)
 
     for seed in range(24):
@@ -448,7 +449,8 @@ def test_memory_is_that_of_one_module_and_the_blocks_cost_some():
 
 def test_the_papers_values_can_be_had():
     learner = MomentumAuxiliary.paper("resnet-110", epochs=2)
-    assert (learner.blocks, learner.cuts, learner.m, learner.lr, learner.epochs) == (18, "blocks", 0.995, 0.8, 2)
+    assert (learner.blocks, learner.cuts, learner.m, learner.lr, learner.epochs) == (18, "layers", 0.995, 0.8, 2)
+    assert MomentumAuxiliary.paper(head="infopro").cuts == "blocks"
     assert (learner.start, learner.head, learner.schedule) == ("random", "dgl", "warm")
     with pytest.raises(ValueError, match="network is 'vgg', expected one of resnet-32, resnet-110"):
         MomentumAuxiliary.paper("vgg")

@@ -95,12 +95,16 @@ class MomentumAuxiliary(LocalBlocksClassifier):
 
     @classmethod
     def paper(cls, network: str = "resnet-32", **changes: Any) -> MomentumAuxiliary:
-        """The paper's values for CIFAR-10 and "resnet-32" or "resnet-110", one module a block, head of DGL; `changes`
-        replace some."""
+        """The paper's values for CIFAR-10 and "resnet-32" or "resnet-110" in the finest cut; `changes` replace some.
+
+        With the head of DGL, which it is unless changed, the stem is a module of its own; with others it goes with the
+        first block.
+        """
         blocks = {"resnet-32": 5, "resnet-110": 18}
         if network not in blocks:
             raise ValueError(f"MomentumAuxiliary: network is {network!r}, expected one of {', '.join(blocks)}")
-        values: dict[str, Any] = {"blocks": blocks[network], "cuts": "blocks", "head": "dgl", "start": "random"}
+        cuts = "layers" if changes.get("head", "dgl") == "dgl" else "blocks"
+        values: dict[str, Any] = {"blocks": blocks[network], "cuts": cuts, "head": "dgl", "start": "random"}
         values |= {"lr": 0.8, "batch_size": 1024, "epochs": 400, "schedule": "warm", "augment": ("reflect", "flip")}
         return cls(**{**values, **changes})
 

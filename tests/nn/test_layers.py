@@ -118,6 +118,53 @@ def test_first_layer_skips_the_gradient_of_its_input():
     assert np.array_equal(with_dx.flat, without.flat)
 
 
+BEFORE = {
+    "Flatten": (nn.Flatten(), IMAGE, 120),
+    "several": (nn.Sequential(a=nn.Activation("relu"), b=nn.MaxPool2d(2), c=nn.Flatten()), IMAGE, 24),
+    "Reshape": (nn.Reshape((5, 24)), IMAGE, 24),
+    "nothing": (nn.Activation("identity"), (3, 7), 7),
+}
+
+
+class Asked(nn.Linear):
+    """A matrix that tells whether the gradient of its input was wanted."""
+
+    def backward(self, params, grads, saved, dy, need_dx=True):
+        ASKED.append(need_dx)
+        return super().backward(params, grads, saved, dy, need_dx)
+
+
+ASKED: list[bool] = []
+
+
+@pytest.mark.parametrize("nested", [False, True])
+@pytest.mark.parametrize("before", BEFORE)
+def test_no_gradient_goes_below_the_first_layer_with_parameters(before, nested):
+    """Layers without parameters in front of it, also inside containers, change nothing about that."""
+    first, shape, n = BEFORE[before]
+    matrices = {"fc1": Asked(n, 4), "act": nn.Activation("tanh"), "fc2": Asked(4, 2)}
+    net = nn.Sequential(**matrices) if nested else None
+    net = nn.Sequential(first=first, net=net) if net else nn.Sequential(first=first, **matrices)
+    params, x = nn.initialise(net, np.random.default_rng(0), "float64"), np.random.default_rng(1).standard_normal(shape)
+    y, saved = net.forward(params, x)
+    ASKED.clear()
+    found = {}
+    for need_dx in (True, False):
+        grads = params.zeros_like()
+        dx = net.backward(params, grads, saved, np.ones_like(y), need_dx)
+        assert (dx is None) is not need_dx and (dx is None or dx.shape == x.shape)
+        found[need_dx] = grads.flat
+    assert ASKED == [True, True, True, False]
+    assert np.array_equal(found[True], found[False])
+
+
+def test_a_container_without_parameters_has_nothing_to_do_backwards():
+    net = nn.Sequential(nn.Flatten(), nn.Activation("relu"))
+    y, saved = net.forward(nn.Params({}), np.ones((2, 3, 1)))
+    assert net.backward(nn.Params({}), nn.Params({}), saved, y, need_dx=False) is None
+    assert nn.Sequential().backward(nn.Params({}), nn.Params({}), [], y, need_dx=False) is None
+
+
 def test_batchnorm_running_statistics_approach_those_of_the_data():
     layer = nn.BatchNorm(3, momentum=0.5)
     params = nn.initialise(layer, np.random.default_rng(0), "float64")

@@ -28,6 +28,7 @@ from refimpl.backends import (
 
 # Loaded on first use (PEP 562): name -> module
 _LAZY = {
+    "AutoencoderBackprop": "refimpl.baselines",
     "BPTTClassifier": "refimpl.baselines",
     "OTTTClassifier": "refimpl.baselines",
     "SLTT": "refimpl.methods.spiking.sltt",
@@ -51,6 +52,7 @@ _LAZY = {
     "LanguageModel": "refimpl.methods.memory.streambp",
     "AugLocal": "refimpl.methods.local.auglocal",
     "CounterCurrent": "refimpl.methods.local.counter_current",
+    "CounterCurrentAutoencoder": "refimpl.methods.local.counter_current",
     "MomentumAuxiliary": "refimpl.methods.local.momentum_auxiliary",
     "NoProp": "refimpl.methods.local.noprop",
     "PhysicalForwardForward": "refimpl.methods.local.physical_ff",
@@ -64,6 +66,7 @@ __all__ = [
     "SLTT",
     "TPSGD",
     "AugLocal",
+    "AutoencoderBackprop",
     "BPTTClassifier",
     "BackpropClassifier",
     "BackpropGNN",
@@ -71,6 +74,7 @@ __all__ = [
     "BackpropRegressor",
     "ChainClassifier",
     "CounterCurrent",
+    "CounterCurrentAutoencoder",
     "DifferenceTargetPropagationClassifier",
     "DirectFeedbackAlignmentClassifier",
     "FeedbackAlignmentClassifier",

@@ -1,5 +1,6 @@
 """Floor 4: learners that several papers compare with, under the same contract as a method."""
 
+from refimpl.baselines.autoencoder import AutoencoderBackprop
 from refimpl.baselines.backprop import BackpropClassifier, BackpropRegressor
 from refimpl.baselines.bptt import BPTTClassifier, bptt_gradient
 from refimpl.baselines.chain import ChainClassifier, UnrolledFlowClassifier
@@ -19,6 +20,7 @@ from refimpl.baselines.ridge import RidgeClassifier
 from refimpl.baselines.target_propagation import DifferenceTargetPropagationClassifier
 
 __all__ = [
+    "AutoencoderBackprop",
     "BPTTClassifier",
     "BackpropClassifier",
     "BackpropGNN",

@@ -25,7 +25,7 @@ from refimpl.models.snn import CODINGS, Simulation, SpikingNet, build_snn
 from refimpl.nn import Params, initialise
 from refimpl.nn.spiking import Memory, Neuron
 
-__all__ = ["PerEpoch", "SpikingClassifier", "StepLoss"]
+__all__ = ["SpikingClassifier", "StepLoss"]
 
 
 @dataclass(frozen=True)
@@ -58,17 +58,6 @@ class StepLoss:
             value += self.a * float(ops.mse(logits, target))
             dlogits += ops.mse_backward(logits, target, dloss=self.a * weight)
         return weight * value, dlogits
-
-
-@dataclass(frozen=True)
-class PerEpoch:
-    """A schedule over epochs as one over optimiser steps."""
-
-    schedule: optim.Cosine | optim.Constant
-    steps: int  # in an epoch
-
-    def __call__(self, step: int) -> float:
-        return self.schedule(step // self.steps)
 
 
 class SpikingClassifier(Classifier):
@@ -269,7 +258,7 @@ class SpikingClassifier(Classifier):
         self._statistics = self._channel_statistics() if self.normalise else None
         steps = math.ceil(len(X) / self.batch_size)
         schedules = {"cosine": optim.Cosine(self.lr, self.epochs), "constant": optim.Constant(self.lr)}
-        rate = PerEpoch(schedules[self.schedule], steps)
+        rate = optim.PerEpoch(schedules[self.schedule], steps)
         self._optimizer = optim.by_name(self.optimizer, rate, self.weight_decay)
         self._optimizers = {"net": self._optimizer.init(self._params["net"])}
         self._grads: Params = self._params["net"].zeros_like()

@@ -13,7 +13,7 @@ from refimpl.optim.optimizer import (
     clip_by_norm,
     clip_by_value,
 )
-from refimpl.optim.schedule import Constant, Cosine, Step, Warmup
+from refimpl.optim.schedule import Constant, Cosine, PerEpoch, Step, Warmup
 
 __all__ = [
     "EMA",
@@ -23,6 +23,7 @@ __all__ = [
     "Constant",
     "Cosine",
     "Optimizer",
+    "PerEpoch",
     "RMSprop",
     "Rate",
     "State",

@@ -55,3 +55,14 @@ class Warmup:
         if step < self.steps:
             return self.schedule(0) * (step + 1) / self.steps
         return self.schedule(step - self.steps)
+
+
+@dataclass(frozen=True)
+class PerEpoch:
+    """A schedule that changes once an epoch: lr(t) = schedule(t // steps), `steps` of them in an epoch."""
+
+    schedule: Constant | Step | Cosine
+    steps: int
+
+    def __call__(self, step: int) -> float:
+        return self.schedule(step // self.steps)

@@ -10,10 +10,17 @@ one, and the feedback network costs next to nothing: it runs on the K classes, n
 
     networks.py   both networks, level by level (1), (2)      losses.py    (3) to (8) with all gradients
     learner.py    CounterCurrent: fit, predict, score         study.py     the experiment and the race
+    autoencoder.py  (9) to (14): both networks on images, CounterCurrentAutoencoder
     claims.py     what the paper says, measured
 """
 
 from refimpl.methods.local.counter_current import claims
+from refimpl.methods.local.counter_current.autoencoder import (
+    CounterCurrentAutoencoder,
+    agreement,
+    autoencoder_gradients,
+    autoencoder_pair,
+)
 from refimpl.methods.local.counter_current.learner import CounterCurrent
 from refimpl.methods.local.counter_current.losses import Terms, gradients, matching, normalised_matching
 from refimpl.methods.local.counter_current.networks import Pair, conv_pair, mlp_pair
@@ -34,8 +41,12 @@ PAPER = Paper(
 __all__ = [
     "PAPER",
     "CounterCurrent",
+    "CounterCurrentAutoencoder",
     "Pair",
     "Terms",
+    "agreement",
+    "autoencoder_gradients",
+    "autoencoder_pair",
     "claims",
     "conv_pair",
     "experiment",

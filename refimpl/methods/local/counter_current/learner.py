@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,17 +15,6 @@ from refimpl.methods.local.counter_current.networks import Pair, Standardise, co
 from refimpl.nn import Flatten, Sequential, initialise
 
 VARIANTS = ("mlp", "cnn", "cnn_pool")
-
-
-@dataclass(frozen=True)
-class PerEpoch:
-    """A schedule that changes once an epoch."""
-
-    schedule: optim.Cosine
-    steps: int  # of an epoch
-
-    def __call__(self, step: int) -> float:
-        return self.schedule(step // self.steps)
 
 
 class CounterCurrent(Classifier):
@@ -196,7 +184,9 @@ class CounterCurrent(Classifier):
         return np.pad(x - black, pad) + black
 
     def _rate(self, lr: float, steps: int) -> optim.Rate:
-        return lr if self.schedule == "constant" else PerEpoch(optim.Cosine(lr, self.epochs, min(lr, 1e-3)), steps)
+        return (
+            lr if self.schedule == "constant" else optim.PerEpoch(optim.Cosine(lr, self.epochs, min(lr, 1e-3)), steps)
+        )
 
     def _clips(self) -> dict[str, float]:
         return {"forward": self.clip, "feedback": self.clip if self.feedback_clip is None else self.feedback_clip}

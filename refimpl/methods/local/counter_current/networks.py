@@ -65,20 +65,20 @@ class Pair:
         """All layers of (2) in a row, from the label down."""
         return _network({level: self.down[level - 1] for level in range(self.L, 0, -1)})
 
-    def ascend(self, params: Scope, x: np.ndarray) -> tuple[list[np.ndarray], list[Any]]:
+    def ascend(self, params: Scope, x: np.ndarray, train: bool = False) -> tuple[list[np.ndarray], list[Any]]:
         """(1): activities a_0..a_L and what level l's backward pass needs (index l)."""
         a, saved = [x], [None]
         for level in range(1, self.L + 1):
-            y, kept = self.layer(self.up, level).forward(params.scope(f"level{level}"), a[-1])
+            y, kept = self.layer(self.up, level).forward(params.scope(f"level{level}"), a[-1], train)
             a.append(y)
             saved.append(kept)
         return a, saved
 
-    def descend(self, params: Scope, c: np.ndarray) -> tuple[list[np.ndarray], list[Any]]:
+    def descend(self, params: Scope, c: np.ndarray, train: bool = False) -> tuple[list[np.ndarray], list[Any]]:
         """(2) from c_L: activities c_0..c_L; index l of the second list is what the backward pass of W_l needs."""
         found, saved = [c], [None] * (self.L + 1)
         for level in range(self.L, 0, -1):
-            y, saved[level] = self.layer(self.down, level).forward(params.scope(f"level{level}"), found[0])
+            y, saved[level] = self.layer(self.down, level).forward(params.scope(f"level{level}"), found[0], train)
             found.insert(0, y)
         return found, saved
 

@@ -17,7 +17,7 @@ from refimpl.methods.local.counter_current import claims
 from refimpl.methods.local.counter_current.learner import CounterCurrent
 from refimpl.methods.local.counter_current.losses import Terms, gradients, matching, normalised_matching
 from refimpl.methods.local.counter_current.networks import Pair, conv_pair, mlp_pair
-from refimpl.methods.local.counter_current.study import experiment, race, teach
+from refimpl.methods.local.counter_current.study import experiment, race, rules, teach
 from refimpl.record import Paper
 
 PAPER = Paper(
@@ -44,5 +44,6 @@ __all__ = [
     "mlp_pair",
     "normalised_matching",
     "race",
+    "rules",
     "teach",
 ]

@@ -20,7 +20,7 @@ from refimpl.baselines import (
 from refimpl.data import Dataset, load
 from refimpl.methods.local.counter_current.learner import VARIANTS, CounterCurrent
 from refimpl.methods.local.counter_current.networks import mlp_pair, step_flops
-from refimpl.record import Contender, Experiment, Step
+from refimpl.record import Common, Contender, Experiment, Rule, Step
 
 # Settings of `refimpl run counter_current --set name=value`.
 SETTINGS = {"variant": "mlp", "width": 256, "depth": 5, "steps": 640, "batch_size": 256, "lr": 1.0}
@@ -223,3 +223,16 @@ def _small_step() -> Any:
         learner._step(learner._X[rows], learner._y[rows])
     shown = np.array([np.flatnonzero(digits.y_train == k)[0] for k in (0, 3, 6, 9)])
     return lambda: learner._step(learner._X[shown], learner._y[shown]).total
+
+
+# ---------------------------------------------------------------- one common network
+
+
+def rules(common: Common) -> list[Rule]:
+    """Variant A on the common widths."""
+    shared: dict[str, Any] = {"hidden": common.hidden, "epochs": common.epochs, "batch_size": common.batch_size}
+
+    def make(rate: float, seed: int) -> CounterCurrent:
+        return CounterCurrent("mlp", lr=rate, random_state=seed, **shared)
+
+    return [Rule("counter-current", make, (0.3, 1.0, 3.0), ("labels", "second network"), note="ELU, no biases")]

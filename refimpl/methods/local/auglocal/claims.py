@@ -19,9 +19,9 @@ import numpy as np
 
 from refimpl.baselines import LocalBlocksClassifier
 from refimpl.data import Dataset
-from refimpl.methods.local.auglocal.auxiliary import agreement, auxiliary, copied
 from refimpl.methods.local.auglocal.learner import AugLocal
 from refimpl.methods.local.auglocal.schedule import selected
+from refimpl.methods.local.auglocal.thinned import agreement, auxiliary, copied
 from refimpl.models.column import resnet_column
 from refimpl.models.isolated import CrossEntropy, Isolated
 from refimpl.models.representation import linear_cka

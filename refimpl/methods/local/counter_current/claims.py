@@ -24,6 +24,7 @@ from refimpl.methods.local.counter_current.learner import CounterCurrent
 from refimpl.methods.local.counter_current.networks import backprop_flops, mlp_pair, step_flops
 from refimpl.nn import initialise
 from refimpl.record import Setting, claim
+from refimpl.viz.bars import seed_bars
 
 N_TRAIN, N_TEST, BATCH = 8000, 2000, 256
 Values = list[Mapping[str, Any]]
@@ -78,22 +79,6 @@ def _percent(values: Values, name: str) -> str:
     return f"{np.mean(each):.1f} ± {np.std(each, ddof=1):.1f} %" if len(each) > 1 else f"{each[0]:.1f} %"
 
 
-def _bars(figure: Any, values: Values, names: Mapping[str, str], baselines: tuple[str, ...]) -> None:
-    """Mean over the seeds as bars, each seed as a circle."""
-    from refimpl.viz import style
-
-    ax = figure.subplots()
-    for i, (name, label) in enumerate(names.items()):
-        each = [v[name] for v in values]
-        ax.barh(label, np.mean(each), color=style.BASELINE if name in baselines else style.colour(i), height=0.6)
-        ax.plot(each, [label] * len(each), "o", color=style.INK, markersize=4, markerfacecolor="none")
-        ax.annotate(f"{100 * np.mean(each):.1f} %", (0.01, i), color=style.PAPER, va="center")
-    ax.invert_yaxis()
-    ax.set(xlim=(0, 1), xlabel="test accuracy (circles: seeds)")
-    ax.grid(axis="y", visible=False)
-    style.percent_axis(ax.xaxis)
-
-
 # ---------------------------------------------------------------- 1: hidden layers learn
 
 
@@ -111,8 +96,8 @@ def _judge_deep(values: Values) -> tuple[bool, str]:
     "accuracy(counter-current) >= accuracy(only the last layer trained) + 10 points, each seed",
     _judge_deep,
     data=("digits", "mnist", "fashion-mnist"),
-    draw=lambda figure, values: _bars(
-        figure,
+    draw=lambda figure, values: seed_bars(
+        figure.subplots(),
         values,
         {"ccl": "counter-current", "bp": "back-propagation", "shallow": "last layer alone"},
         ("bp", "shallow"),
@@ -142,7 +127,9 @@ def _judge_close(values: Values) -> tuple[bool, str]:
     "accuracy(back-propagation) - accuracy(counter-current) <= 2.5 points, means over the seeds",
     _judge_close,
     data=("digits", "mnist", "fashion-mnist"),
-    draw=lambda figure, values: _bars(figure, values, {"ccl": "counter-current", "bp": "back-propagation"}, ("bp",)),
+    draw=lambda figure, values: seed_bars(
+        figure.subplots(), values, {"ccl": "counter-current", "bp": "back-propagation"}, ("bp",)
+    ),
 )
 def close_to_backprop(setting: Setting) -> dict[str, float]:
     data = _data(setting)

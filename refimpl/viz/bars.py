@@ -34,7 +34,8 @@ def seed_bars(
         ax.barh(label, np.mean(each), color=colour, height=0.6)
         ax.plot(each, [label] * len(each), "o", color=style.INK, markersize=4, markerfacecolor="none")
         ax.annotate(f"{100 * np.mean(each):.1f} %", (0.01, i), color=style.on(colour), va="center")
-    ax.invert_yaxis()
+    if not ax.yaxis_inverted():  # axes that share it have it from the first
+        ax.invert_yaxis()
     ax.set(xlabel=f"{quantity} (circles: seeds)", title=title)
     if whole:
         ax.set_xlim(0, 1)

@@ -13,10 +13,13 @@ from refimpl.record import SIGNALS
 from refimpl.viz import style
 
 FILES = "comparison-*.json"
+TITLES = {"mnist": "MNIST", "digits": "the digits"}
 
 
 def write(root: Path, out: Path) -> None:
-    found = [json.loads(f.read_text(encoding="utf-8")) for f in sorted((root / "docs" / "results").glob(FILES))]
+    found = [
+        json.loads(f.read_text(encoding="utf-8")) for f in sorted((root / "docs" / "results").glob(FILES), reverse=True)
+    ]
     lines = [
         "---\nhide-toc: true\n---\n# Rules compared",
         "",
@@ -50,14 +53,14 @@ def _part(out: Path, outcome: Mapping[str, Any]) -> list[str]:
     rows = []
     for r in rules:
         score = f"{100 * mean(r['scores']):.1f} ± {100 * pstdev(r['scores']):.1f}"
-        cost = (f"{median(r['seconds']):.2f}", f"{r['step_bytes'] / 1e6:.1f}", f"{r['rate']:g}")
+        cost = (f"{median(r['seconds']):.2f}", f"{r['step_bytes'] / 1e6:.1f}")
         marks = ["●" if signal in r["signals"] else "" for signal in columns]
-        told = text.escape(r["name"]) + (f"<br><small>{text.escape(r['note'])}</small>" if r["note"] else "")
-        rows.append((told, score, *cost, *marks))
-    head = ("rule", "test accuracy, %", "s a pass", "MB a step", "rate", *columns)
+        rows.append((text.escape(r["name"]), score.replace(" ", "\u00a0"), *cost, *marks))
+    notes = [f"- **{text.escape(r['name'])}**: {text.escape(r['note'])}" for r in rules if r["note"]]
+    head = ("rule", "test accuracy, %", "s a pass", "MB a step", *columns)
     hidden = "-".join(map(str, network["hidden"]))
     return [
-        f"## On {name}",
+        f"## On {TITLES.get(name, name)}",
         "",
         f"{outcome['sizes']}; hidden layers of {hidden}, {network['epochs']} passes in batches of "
         f"{network['batch_size']}, seeds 0 to {outcome['seeds'] - 1} (± is their deviation). Processor time on one "
@@ -67,6 +70,10 @@ def _part(out: Path, outcome: Mapping[str, Any]) -> list[str]:
         f"![Accuracy of each rule, and accuracy over memory](_images/comparison-{name}.png)",
         "",
         text.table(head, rows),
+        "",
+        "Not as in the common network:",
+        "",
+        *notes,
         "",
     ]
 
@@ -84,7 +91,8 @@ def _draw(figure: Any, rules: Sequence[Mapping[str, Any]]) -> None:
     bars.invert_yaxis()
     lowest = min(100 * min(r["scores"]) for r in rules)
     bars.set(xlabel="test accuracy, % (dots: seeds)", xlim=(max(0, 5 * int(lowest / 5) - 5), 100))
-    scatter.set(xlabel="memory of a step, MB", ylabel="test accuracy, %", xscale="log")
+    scatter.set(xlabel="memory of a step, MB", ylabel="test accuracy, %")
+    scatter.set_xlim(left=0)
     scatter.plot([], [], "o", color=style.colour(0), label="methods")
     scatter.plot([], [], "s", color=style.colour(7), label="baselines")
     scatter.legend(fontsize=7, loc="lower right")

@@ -179,10 +179,16 @@ Equation, derivation, NumPy and C side by side.
 
 :::{{grid-item-card}} {measured} measurements
 :link: results
-comparison
 :link-type: doc
 
 {verdicts.get("holds", 0)} hold, {verdicts.get("does not hold", 0)} do not hold here.
+:::
+
+:::{{grid-item-card}} Rules compared
+:link: comparison
+:link-type: doc
+
+One network by every rule: accuracy, time, memory, and what an update may see.
 :::
 ::::
 

@@ -27,7 +27,7 @@ import numpy as np
 
 from refimpl import ops
 from refimpl.nn import init
-from refimpl.nn.containers import Residual, Sequential, learns, lowest, learns, lowest
+from refimpl.nn.containers import Residual, Sequential, learns, lowest
 from refimpl.nn.layer import Layer
 from refimpl.nn.layers import BatchNorm, Conv2d, Linear, Pair, _pair
 from refimpl.nn.params import Parameter

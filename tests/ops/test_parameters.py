@@ -16,6 +16,8 @@ from tests.harness import INPUTS, array, assert_close, call, size, team, toleran
 PARAMETERS = native.parameters()
 BUILT_ON = {  # operations whose kernels read the parameters of a family
     "gemm": ("matmul", "matmul_backward", "linear", "linear_backward", "lstm_sequence", "gru_sequence_backward"),
+    "dense": ("dense",),
+    "target": ("target_step", "rnn_target_sequence"),
     "attention": ("attention", "attention_backward"),
     "conv": tuple(n for n in operations() if n.startswith("conv")),
     "recurrent": tuple(n for n in operations() if n.startswith(("rnn_", "gru_", "lstm_"))),

@@ -14,7 +14,12 @@ def _(torch, x, weight, bias):
 @peer("dense")
 def _(torch, x, weight, bias, activation, keep):
     f = torch.nn.functional
-    call = {"gelu_tanh": lambda z: f.gelu(z, approximate="tanh"), "tanh": torch.tanh, "sigmoid": torch.sigmoid}
+    call = {
+        "gelu_tanh": lambda z: f.gelu(z, approximate="tanh"),
+        "softplus": lambda z: f.softplus(z, threshold=1e9),  # by default it is x itself from 20 on
+        "tanh": torch.tanh,
+        "sigmoid": torch.sigmoid,
+    }
     z = f.linear(x, weight.mT, bias)
     y = call.get(activation, getattr(f, activation, None))(z)
     return (y, y if activation in ("relu", "tanh", "sigmoid") else z) if keep else (y,)

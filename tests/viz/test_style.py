@@ -1,6 +1,8 @@
 import subprocess
 import sys
 
+import pytest
+
 from refimpl.viz import style
 from tests.viz.pages import contrast
 
@@ -40,3 +42,15 @@ def _root():
     from pathlib import Path
 
     return Path(__file__).resolve().parents[2]
+
+
+def test_bars_show_every_seed():
+    from refimpl.viz.bars import seed_bars
+
+    figure = style.figure()
+    ax = figure.subplots()
+    seed_bars(ax, [{"a": 0.5, "b": 0.25}, {"a": 0.7, "b": 0.25}], {"a": "one", "b": "other"}, ("b",))
+    assert [bar.get_width() for bar in ax.patches] == pytest.approx([0.6, 0.25])
+    assert [list(line.get_xdata()) for line in ax.lines] == [[0.5, 0.7], [0.25, 0.25]]
+    assert [text.get_text() for text in ax.texts] == ["60.0 %", "25.0 %"]
+    assert ax.get_xlim() == (0, 1) and ax.get_yticklabels()[0].get_text() == "one"

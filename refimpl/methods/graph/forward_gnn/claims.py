@@ -23,6 +23,7 @@ from refimpl.methods.graph.forward_gnn.losses import single_forward_loss
 from refimpl.nn import Params
 from refimpl.nn.graph import Sparse
 from refimpl.record import Setting, claim
+from refimpl.viz.bars import seed_bars
 
 Values = Sequence[Mapping[str, Any]]
 
@@ -64,23 +65,6 @@ def _percent(values: Values, name: str) -> str:
     return f"{100 * _mean(values, name):.1f}{spread} %"
 
 
-def _bars(figure: Any, values: Values, names: Mapping[str, str], xlabel: str, baselines: Sequence[str] = ()) -> None:
-    """Mean over the seeds as bars, each seed as a point."""
-    from refimpl.viz import style
-
-    ax = figure.subplots()
-    for i, (name, label) in enumerate(names.items()):
-        colour = style.BASELINE if name in baselines else style.colour(i)
-        each = [v[name] for v in values]
-        ax.barh(label, np.mean(each), color=colour, height=0.6)
-        ax.plot(each, [label] * len(each), "o", color=style.INK, markersize=4, markerfacecolor="none")
-        ax.annotate(f"{100 * np.mean(each):.1f} %", (0.01, i), color=style.on(colour), va="center")
-    ax.invert_yaxis()
-    ax.set(xlim=(0, 1), xlabel=f"{xlabel} (circles: seeds)")
-    ax.grid(axis="y", visible=False)
-    style.percent_axis(ax.xaxis)
-
-
 # ---------------------------------------------------------------- 1: on par with back-propagation
 
 
@@ -99,8 +83,8 @@ def _judge_on_par(values: Values) -> tuple[bool, str]:
     "accuracy(SF) >= accuracy(BP) - 1.0 point, 2 layers, means over the seeds",
     _judge_on_par,
     data=("cora",),
-    draw=lambda figure, values: _bars(
-        figure,
+    draw=lambda figure, values: seed_bars(
+        figure.subplots(),
         values,
         {
             "sf2": "SF, 2 layers",
@@ -108,8 +92,8 @@ def _judge_on_par(values: Values) -> tuple[bool, str]:
             "sf4": "SF, 4 layers",
             "bp4": "back-propagation, 4 layers",
         },
-        "test accuracy",
-        ("bp2", "bp4"),
+        quantity="test accuracy",
+        baselines=("bp2", "bp4"),
     ),
 )
 def on_par(setting: Setting) -> dict[str, float]:
@@ -376,8 +360,8 @@ def _judge_negative_free(values: Values) -> tuple[bool, str]:
     "accuracy(SF, learning rate 1e-3) >= accuracy(FF-LA at its better learning rate) + 0.5 points, means over seeds",
     _judge_negative_free,
     data=("cora",),
-    draw=lambda figure, values: _bars(
-        figure,
+    draw=lambda figure, values: seed_bars(
+        figure.subplots(),
         values,
         {
             "sf": "SF",
@@ -421,8 +405,8 @@ def _judge_links(values: Values) -> tuple[bool, str]:
     "AUC(CE, 4 layers) - AUC(BP, 4 layers) >= 2 points, means over the seeds",
     _judge_links,
     data=("cora",),
-    draw=lambda figure, values: _bars(
-        figure,
+    draw=lambda figure, values: seed_bars(
+        figure.subplots(),
         values,
         {
             "ce4": "CE, 4 layers",
@@ -432,8 +416,8 @@ def _judge_links(values: Values) -> tuple[bool, str]:
             "ce2": "CE, 2 layers",
             "bp2": "back-propagation, 2",
         },
-        "area under the ROC curve",
-        ("bp4", "bp2"),
+        quantity="area under the ROC curve",
+        baselines=("bp4", "bp2"),
     ),
 )
 def links(setting: Setting) -> dict[str, float]:

@@ -7,7 +7,7 @@ picked evenly from those above l, of the same kind, widths and halvings, with we
 nearer the top, the shallower it is. Give layer l a copy of all that is above it and local learning is back-propagation;
 AugLocal lies between, at a depth of one's choice.
 
-    schedule.py    depths (1), selection (2), strides (3)      auxiliary.py   the network g_l; how gradients agree
+    schedule.py    depths (1), selection (2), strides (3)      thinned.py     the network g_l; how gradients agree
     learner.py     AugLocal: fit, predict, score               study.py       the experiment and the race
     claims.py      what the paper says, measured
 
@@ -16,10 +16,10 @@ refimpl/models/local_losses.py and refimpl/baselines/local_blocks.py.
 """
 
 from refimpl.methods.local.auglocal import claims
-from refimpl.methods.local.auglocal.auxiliary import agreement, auxiliary, copied
 from refimpl.methods.local.auglocal.learner import AugLocal
 from refimpl.methods.local.auglocal.schedule import depths, selected, strides
 from refimpl.methods.local.auglocal.study import experiment, race, rules, teach
+from refimpl.methods.local.auglocal.thinned import agreement, auxiliary, copied
 from refimpl.record import Paper
 
 PAPER = Paper(

@@ -11,7 +11,7 @@ Several claims look at the same trained networks, so these are kept within a pro
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -19,14 +19,15 @@ import numpy as np
 
 from refimpl.baselines import LocalBlocksClassifier
 from refimpl.data import Dataset
-from refimpl.methods.local.auglocal.auxiliary import agreement, auxiliary, copied
 from refimpl.methods.local.auglocal.learner import AugLocal
 from refimpl.methods.local.auglocal.schedule import selected
+from refimpl.methods.local.auglocal.thinned import agreement, auxiliary, copied
 from refimpl.models.column import resnet_column
 from refimpl.models.isolated import CrossEntropy, Isolated
 from refimpl.models.representation import linear_cka
 from refimpl.nn import initialise
 from refimpl.record import Setting, claim
+from refimpl.viz.bars import seed_bars
 
 Values = list[Mapping[str, Any]]
 PILOT: dict[str, Any] = {"widths": (8, 16, 32), "blocks": 2, "lr": 0.1, "weight_decay": 1e-4, "batch_size": 128}
@@ -117,27 +118,6 @@ def _percent(values: Values, name: str) -> str:
     return f"{np.mean(each):.1f} ± {np.std(each, ddof=1):.1f} %" if len(each) > 1 else f"{each[0]:.1f} %"
 
 
-def _bars(names: Mapping[str, str], baselines: tuple[str, ...] = ()) -> Callable[[Any, Values], None]:
-    """Mean over the seeds as bars, each seed as a circle."""
-
-    def draw(figure: Any, values: Values) -> None:
-        from refimpl.viz import style
-
-        ax = figure.subplots()
-        for i, (name, label) in enumerate(names.items()):
-            each = [v[name] for v in values]
-            colour = style.BASELINE if name in baselines else style.colour(0)
-            ax.barh(label, np.mean(each), color=colour, height=0.6)
-            ax.plot(each, [label] * len(each), "o", color=style.INK, markersize=4, markerfacecolor="none")
-            ax.annotate(f"{100 * np.mean(each):.1f} %", (0.01, i), color=style.PAPER, va="center")
-        ax.invert_yaxis()
-        ax.set(xlabel="test accuracy (circles: seeds)")
-        ax.grid(axis="y", visible=False)
-        style.percent_axis(ax.xaxis)
-
-    return draw
-
-
 # ---------------------------------------------------------------- 1: ordering
 
 _ORDERING = {
@@ -170,7 +150,13 @@ def _judge_ordering(values: Values) -> tuple[bool, str]:
     "longer network (n = 10, 4,000 images, 6 epochs) AugLocal > greedy; means over the seeds",
     _judge_ordering,
     data=("cifar-10",),
-    draw=_bars(_ORDERING, ("bp", "greedy", "long_bp", "long_dgl", "long_greedy", "mlp_bp", "mlp_greedy")),
+    draw=lambda figure, values: seed_bars(
+        figure.subplots(),
+        values,
+        _ORDERING,
+        ("bp", "greedy", "long_bp", "long_dgl", "long_greedy", "mlp_bp", "mlp_greedy"),
+        whole=False,
+    ),
 )
 def ordering(setting: Setting) -> dict[str, float]:
     longer: dict[str, Any] = {"blocks": 3, "n_train": 4000, "epochs": 6}
@@ -212,7 +198,9 @@ def _judge_depth(values: Values) -> tuple[bool, str]:
     "stride 1 and constant width); means over the seeds",
     _judge_depth,
     data=("cifar-10",),
-    draw=_bars(_DEPTH, ("repeated", "consecutive", "conv")),
+    draw=lambda figure, values: seed_bars(
+        figure.subplots(), values, _DEPTH, ("repeated", "consecutive", "conv"), whole=False
+    ),
 )
 def depth(setting: Setting) -> dict[str, float]:
     learners = {"d1": {"d": 1}, "d2": {"d": 2}, "d3": {"d": 3}}

@@ -11,8 +11,8 @@ import numpy as np
 from refimpl.backends import threads
 from refimpl.baselines import LocalBlocksClassifier
 from refimpl.data import batches
-from refimpl.methods.local.auglocal.auxiliary import UNITS, auxiliary
 from refimpl.methods.local.auglocal.schedule import SELECTIONS, depths, selected
+from refimpl.methods.local.auglocal.thinned import UNITS, auxiliary
 from refimpl.models.column import Column
 from refimpl.models.isolated import CrossEntropy, Target
 

@@ -1,9 +1,9 @@
 """What the paper says, measured. The thresholds are those of the paper's card, written down before the first run.
 
-MNIST is 8,000 training and 2,000 test images, as in the pilot that the thresholds come from, 784-256x5-10, batches of
-256, plain gradient descent with rate 1 and gradients clipped at norm 1. Digits are all there are, with as many more
-epochs as give the same number of steps. Back-propagation and the learner of the last layer alone have the same network,
-inputs, first weights and steps.
+MNIST (and Fashion-MNIST) is 8,000 training and 2,000 test images, as in the pilot on MNIST that all thresholds come
+from, 784-256x5-10, batches of 256, plain gradient descent with rate 1 and gradients clipped at norm 1. Digits are all
+there are, with as many more epochs as give the same number of steps. Back-propagation and the learner of the last layer
+alone have the same network, inputs, first weights and steps.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from refimpl.methods.local.counter_current.learner import CounterCurrent
 from refimpl.methods.local.counter_current.networks import backprop_flops, mlp_pair, step_flops
 from refimpl.nn import initialise
 from refimpl.record import Setting, claim
+from refimpl.viz.bars import seed_bars
 
 N_TRAIN, N_TEST, BATCH = 8000, 2000, 256
 Values = list[Mapping[str, Any]]
@@ -78,22 +79,6 @@ def _percent(values: Values, name: str) -> str:
     return f"{np.mean(each):.1f} ± {np.std(each, ddof=1):.1f} %" if len(each) > 1 else f"{each[0]:.1f} %"
 
 
-def _bars(figure: Any, values: Values, names: Mapping[str, str], baselines: tuple[str, ...]) -> None:
-    """Mean over the seeds as bars, each seed as a circle."""
-    from refimpl.viz import style
-
-    ax = figure.subplots()
-    for i, (name, label) in enumerate(names.items()):
-        each = [v[name] for v in values]
-        ax.barh(label, np.mean(each), color=style.BASELINE if name in baselines else style.colour(i), height=0.6)
-        ax.plot(each, [label] * len(each), "o", color=style.INK, markersize=4, markerfacecolor="none")
-        ax.annotate(f"{100 * np.mean(each):.1f} %", (0.01, i), color=style.PAPER, va="center")
-    ax.invert_yaxis()
-    ax.set(xlim=(0, 1), xlabel="test accuracy (circles: seeds)")
-    ax.grid(axis="y", visible=False)
-    style.percent_axis(ax.xaxis)
-
-
 # ---------------------------------------------------------------- 1: hidden layers learn
 
 
@@ -110,9 +95,9 @@ def _judge_deep(values: Values) -> tuple[bool, str]:
     "network does much worse (five hidden layers of 256, 20 epochs).",
     "accuracy(counter-current) >= accuracy(only the last layer trained) + 10 points, each seed",
     _judge_deep,
-    data=("digits", "mnist"),
-    draw=lambda figure, values: _bars(
-        figure,
+    data=("digits", "mnist", "fashion-mnist"),
+    draw=lambda figure, values: seed_bars(
+        figure.subplots(),
         values,
         {"ccl": "counter-current", "bp": "back-propagation", "shallow": "last layer alone"},
         ("bp", "shallow"),
@@ -141,8 +126,10 @@ def _judge_close(values: Values) -> tuple[bool, str]:
     "With enough steps counter-current learning comes close to back-propagation (80 epochs).",
     "accuracy(back-propagation) - accuracy(counter-current) <= 2.5 points, means over the seeds",
     _judge_close,
-    data=("digits", "mnist"),
-    draw=lambda figure, values: _bars(figure, values, {"ccl": "counter-current", "bp": "back-propagation"}, ("bp",)),
+    data=("digits", "mnist", "fashion-mnist"),
+    draw=lambda figure, values: seed_bars(
+        figure.subplots(), values, {"ccl": "counter-current", "bp": "back-propagation"}, ("bp",)
+    ),
 )
 def close_to_backprop(setting: Setting) -> dict[str, float]:
     data = _data(setting)
@@ -186,7 +173,7 @@ def _draw_levels(figure: Any, values: Values) -> None:
     "nearly as often as the output (20 epochs).",
     "accuracy of argmax a_l c_l^T >= 88 % at all levels l = 1..5, each seed",
     _judge_levels,
-    data=("digits", "mnist"),
+    data=("digits", "mnist", "fashion-mnist"),
     draw=_draw_levels,
 )
 def every_level(setting: Setting) -> dict[str, list[float]]:
@@ -236,7 +223,7 @@ def _draw_alignment(figure: Any, values: Values) -> None:
     "Forward and feedback weights come to agree although no weight is ever copied (20 epochs).",
     "cosine(F_L, W_L^T) from below 0.1 to above 0.3, and mean over the layers above 0.05, each seed",
     _judge_alignment,
-    data=("digits", "mnist"),
+    data=("digits", "mnist", "fashion-mnist"),
     draw=_draw_alignment,
 )
 def alignment(setting: Setting) -> dict[str, list[list[float]]]:

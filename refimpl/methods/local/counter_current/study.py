@@ -235,4 +235,6 @@ def rules(common: Common) -> list[Rule]:
     def make(rate: float, seed: int) -> CounterCurrent:
         return CounterCurrent("mlp", lr=rate, random_state=seed, **shared)
 
-    return [Rule("counter-current", make, (0.3, 1.0, 3.0), ("labels", "second network"), note="ELU, no biases")]
+    return [
+        Rule("Counter-current learning", make, (0.3, 1.0, 3.0), ("labels", "second network"), note="ELU, no biases")
+    ]

@@ -19,6 +19,7 @@ import numpy as np
 from refimpl.data import Dataset
 from refimpl.methods.local.momentum_auxiliary.learner import MomentumAuxiliary
 from refimpl.record import Setting, claim
+from refimpl.viz.bars import seed_bars
 
 N_TRAIN, N_TEST = 8000, 2000
 Values = list[Mapping[str, Any]]
@@ -124,23 +125,9 @@ def _note(values: Values, *names: str) -> str:
     return ", ".join(f"{LABELS[name]} {_percent(values, name)}" for name in names)
 
 
-def _bars(figure: Any, values: Values) -> None:
-    """Mean over the seeds as bars, each seed as a circle."""
-    from refimpl.viz import style
-
-    ax = figure.subplots()
-    names = [name for name in RUNS if name in values[0]]
-    for i, name in enumerate(names):
-        each = [v[name] for v in values]
-        ax.barh(
-            LABELS[name], np.mean(each), color=style.BASELINE if name in BASELINES else style.colour(0), height=0.65
-        )
-        ax.plot(each, [LABELS[name]] * len(each), "o", color=style.INK, markersize=4, markerfacecolor="none")
-        ax.annotate(f"{100 * np.mean(each):.1f} %", (0.005, i), color=style.PAPER, va="center")
-    ax.invert_yaxis()
-    ax.set(xlabel="test accuracy (circles: seeds)")
-    ax.grid(axis="y", visible=False)
-    style.percent_axis(ax.xaxis)
+def _draw_accuracies(figure: Any, values: Values) -> None:
+    names = {name: LABELS[name] for name in RUNS if name in values[0]}
+    seed_bars(figure.subplots(), values, names, BASELINES, whole=False)
 
 
 # ---------------------------------------------------------------- 1: it helps
@@ -160,7 +147,7 @@ def _judge_helps(values: Values) -> tuple[bool, str]:
     "accuracy(MAN) >= accuracy(greedy) + 2.5 points, means over the seeds",
     _judge_helps,
     data=("cifar-10",),
-    draw=_bars,
+    draw=_draw_accuracies,
 )
 def helps(setting: Setting) -> dict[str, float]:
     return _accuracies(setting, "bp", "greedy", "both", "dgl", "dgl both")
@@ -184,7 +171,7 @@ def _judge_average(values: Values) -> tuple[bool, str]:
     "over the seeds",
     _judge_average,
     data=("cifar-10",),
-    draw=_bars,
+    draw=_draw_accuracies,
 )
 def average_alone(setting: Setting) -> dict[str, float]:
     return _accuracies(setting, "greedy", "average", "average m=1")
@@ -208,7 +195,7 @@ def _judge_ablation(values: Values) -> tuple[bool, str]:
     "means over the seeds; all variants reported",
     _judge_ablation,
     data=("cifar-10",),
-    draw=_bars,
+    draw=_draw_accuracies,
 )
 def ablation(setting: Setting) -> dict[str, float]:
     names = ("greedy", "average", "companion", "both", "paper", "scaled", "m=0", "m=1", "average random")

@@ -12,7 +12,7 @@ import functools
 import math
 import multiprocessing
 import tracemalloc
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 import numpy as np
@@ -26,6 +26,7 @@ from refimpl.models.diffusion import chain, cosine_signal
 from refimpl.models.label_denoiser import Denoiser, ReadOut, denoiser
 from refimpl.nn import initialise
 from refimpl.record import Setting, claim
+from refimpl.viz.bars import seed_bars
 
 N_TRAIN, N_TEST, BATCH = 8000, 2000, 128
 Values = list[Mapping[str, Any]]
@@ -79,23 +80,6 @@ def _percent(values: Values, name: str) -> str:
     return f"{np.mean(each):.1f} ± {np.std(each, ddof=1):.1f} %" if len(each) > 1 else f"{each[0]:.1f} %"
 
 
-def _bars(figure: Any, values: Values, names: Mapping[str, str], baselines: Sequence[str] = ()) -> None:
-    """Mean over the seeds as bars, each seed as a point."""
-    from refimpl.viz import style
-
-    ax = figure.subplots()
-    for i, (name, label) in enumerate(names.items()):
-        colour = style.BASELINE if name in baselines else style.colour(i)
-        each = [v[name] for v in values]
-        ax.barh(label, np.mean(each), color=colour, height=0.6)
-        ax.plot(each, [label] * len(each), "o", color=style.INK, markersize=4, markerfacecolor="none")
-        ax.annotate(f"{100 * np.mean(each):.1f} %", (0.01, i), color=style.on(colour), va="center")
-    ax.invert_yaxis()
-    ax.set(xlim=(0, 1), xlabel="test accuracy (circles: seeds)")
-    ax.grid(axis="y", visible=False)
-    style.percent_axis(ax.xaxis)
-
-
 # ---------------------------------------------------------------- 1: close to back-propagation
 
 
@@ -113,8 +97,8 @@ def _judge_close(values: Values) -> tuple[bool, str]:
     "accuracy(DT) >= accuracy(BP) - 2.5 points and >= 92 %, means over the seeds",
     _judge_close,
     data=("digits", "mnist"),
-    draw=lambda figure, values: _bars(
-        figure,
+    draw=lambda figure, values: seed_bars(
+        figure.subplots(),
         values,
         {"dt": "NoProp-DT, noise sampled", "dt_zero": "NoProp-DT, no noise in the steps", "bp": "back-propagation"},
         ("bp",),
@@ -364,8 +348,8 @@ def _judge_chain(values: Values) -> tuple[bool, str]:
     "accuracy(DT) > accuracy(chain by back-propagation) + 5 points, means over the seeds",
     _judge_chain,
     data=("digits", "mnist"),
-    draw=lambda figure, values: _bars(
-        figure,
+    draw=lambda figure, values: seed_bars(
+        figure.subplots(),
         values,
         {
             "dt": "NoProp-DT",

@@ -6,7 +6,7 @@ The test set of the vowels is 52 tokens, so every measurement is the mean over f
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ from refimpl.baselines import PhysicalBackpropClassifier, RidgeClassifier
 from refimpl.methods.local.physical_ff.learner import PhysicalForwardForward
 from refimpl.methods.local.physical_ff.study import small_images
 from refimpl.record import Setting, claim
+from refimpl.viz.bars import seed_bars
 
 SPLITS, N_TRAIN, N_TEST = 5, 6000, 1000
 Values = list[Mapping[str, Any]]
@@ -63,23 +64,6 @@ def _percent(values: Values, name: str) -> str:
     return f"{np.mean(each):.1f} ± {np.std(each, ddof=1):.1f} %" if len(each) > 1 else f"{each[0]:.1f} %"
 
 
-def _bars(figure: Any, values: Values, names: Mapping[str, str], baselines: Sequence[str] = ()) -> None:
-    """Mean over the seeds as bars, each seed as a point."""
-    from refimpl.viz import style
-
-    ax = figure.subplots()
-    for i, (name, label) in enumerate(names.items()):
-        colour = style.BASELINE if name in baselines else style.colour(i)
-        each = [v[name] for v in values]
-        ax.barh(label, np.mean(each), color=colour, height=0.6)
-        ax.plot(each, [label] * len(each), "o", color=style.INK, markersize=4, markerfacecolor="none")
-        ax.annotate(f"{100 * np.mean(each):.1f} %", (0.01, i), color=style.on(colour), va="center")
-    ax.invert_yaxis()
-    ax.set(xlim=(0, 1), xlabel="test accuracy (circles: seeds)")
-    ax.grid(axis="y", visible=False)
-    style.percent_axis(ax.xaxis)
-
-
 # ---------------------------------------------------------------- 1: opaque physics
 
 
@@ -100,8 +84,8 @@ def _judge_opaque(values: Values) -> tuple[bool, str]:
     "accuracy(acoustic) >= 93 % and >= ridge on raw features + 5 points, means over 5 splits a seed",
     _judge_opaque,
     data=("hillenbrand-vowels",),
-    draw=lambda figure, values: _bars(
-        figure,
+    draw=lambda figure, values: seed_bars(
+        figure.subplots(),
         values,
         {
             "acoustic": "acoustic",
@@ -151,8 +135,8 @@ def _judge_staircase(values: Values) -> tuple[bool, str]:
     "accuracy(microwave) >= 83 % and >= ridge on one microwave layer + 12 points, means over 5 splits a seed",
     _judge_staircase,
     data=("hillenbrand-vowels",),
-    draw=lambda figure, values: _bars(
-        figure,
+    draw=lambda figure, values: seed_bars(
+        figure.subplots(),
         values,
         {
             "microwave": "microwave",
@@ -347,8 +331,8 @@ def _judge_images(values: Values) -> tuple[bool, str]:
     "accuracy(two optical layers) >= 88 % and >= ridge on pixels + 3 points, means over the seeds",
     _judge_images,
     data=("mnist",),
-    draw=lambda figure, values: _bars(
-        figure,
+    draw=lambda figure, values: seed_bars(
+        figure.subplots(),
         values,
         {
             "optical_1": "optical, 1 layer",

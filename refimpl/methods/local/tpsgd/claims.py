@@ -26,6 +26,7 @@ from refimpl.methods.local.tpsgd.learner import TPSGD
 from refimpl.methods.local.tpsgd.measure import peak_bytes
 from refimpl.methods.local.tpsgd.recurrent import TPSGDRecurrent
 from refimpl.record import Setting, claim
+from refimpl.viz.bars import seed_bars
 
 Values = Sequence[Mapping[str, Any]]
 N_TRAIN, N_TEST, EPOCHS, LR, BATCH = 8000, 2000, 15, 0.05, 64
@@ -46,21 +47,6 @@ def _percent(values: Values, name: str) -> str:
 
 def _told(values: Values, names: Mapping[str, str]) -> str:
     return ", ".join(f"{label} {_percent(values, name)}" for name, label in names.items())
-
-
-def _bars(ax: Any, values: Values, names: Mapping[str, str], baselines: Sequence[str] = (), title: str = "") -> None:
-    """Mean over the seeds as bars, each seed as a point."""
-    from refimpl.viz import style
-
-    for i, (name, label) in enumerate(names.items()):
-        each = [v[name] for v in values]
-        ax.barh(label, np.mean(each), color=style.BASELINE if name in baselines else style.colour(0), height=0.66)
-        ax.plot(each, [label] * len(each), "o", color=style.INK, markersize=4, markerfacecolor="none")
-        ax.annotate(f"{100 * np.mean(each):.1f} %", (0.01, i), color=style.PAPER, va="center")
-    ax.invert_yaxis()
-    ax.set(xlim=(0, 1), xlabel="test accuracy (circles: seeds)", title=title)
-    ax.grid(axis="y", visible=False)
-    style.percent_axis(ax.xaxis)
 
 
 def _images(setting: Setting, n_train: int = N_TRAIN, n_test: int = N_TEST) -> Any:
@@ -117,7 +103,7 @@ def _judge_fc(values: Values) -> tuple[bool, str]:
 def _draw_fc(figure: Any, values: Values) -> None:
     axes = figure.subplots(1, 2, sharey=True)
     for ax, depth, title in zip(axes, FC, ("one hidden layer of 300", "two hidden layers of 200")):
-        _bars(ax, [{n: v[f"{n}_{depth}"] for n in RULES} for v in values], RULES, OTHERS, title)
+        seed_bars(ax, [{n: v[f"{n}_{depth}"] for n in RULES} for v in values], RULES, OTHERS, title=title)
 
 
 @claim(
@@ -177,7 +163,7 @@ def _judge_losses(values: Values) -> tuple[bool, str]:
     "accuracy >= 80 % with each of the five losses, and accuracy(logistic) >= accuracy(l2), means over the seeds",
     _judge_losses,
     data=("mnist",),
-    draw=lambda figure, values: _bars(
+    draw=lambda figure, values: seed_bars(
         figure.subplots(), values, {**{n: n for n in LOSS_RATES}, "frozen": "hidden layer frozen"}, ("frozen",)
     ),
 )
@@ -218,7 +204,7 @@ def _draw_evidence(figure: Any, values: Values) -> None:
     axes = figure.subplots(1, 2, sharey=True)
     for ax, sigma in zip(axes, SIGMAS):
         shown = [{n: v[f"{n}_{sigma:g}"] for n in SEQUENCES} for v in values]
-        _bars(ax, shown, SEQUENCES, ("bptt", "window", "lstm_bptt", "reservoir"), f"sigma {sigma:g}")
+        seed_bars(ax, shown, SEQUENCES, ("bptt", "window", "lstm_bptt", "reservoir"), title=f"sigma {sigma:g}")
 
 
 @claim(
@@ -281,7 +267,7 @@ def _judge_rows(values: Values) -> tuple[bool, str]:
     "the failure shows: accuracy(tpSGD, targets at all steps) < accuracy(reservoir), each seed",
     _judge_rows,
     data=("mnist",),
-    draw=lambda figure, values: _bars(figure.subplots(), values, ROWS, ("bptt", "plain", "window", "reservoir")),
+    draw=lambda figure, values: seed_bars(figure.subplots(), values, ROWS, ("bptt", "plain", "window", "reservoir")),
 )
 def blank_rows(setting: Setting) -> dict[str, float]:
     data, own = _images(setting), {**_common(setting, 10), "hidden": (128,), "lr": LR}
@@ -333,7 +319,7 @@ def _judge_conv(values: Values) -> tuple[bool, str]:
     "accuracy(BP) - accuracy(tpSGD, l2, hidden rate x0.01) <= 6 points, means over the seeds",
     _judge_conv,
     data=("mnist",),
-    draw=lambda figure, values: _bars(figure.subplots(), values, CONV, ("bp", "frozen")),
+    draw=lambda figure, values: seed_bars(figure.subplots(), values, CONV, ("bp", "frozen")),
 )
 def convolution(setting: Setting) -> dict[str, float]:
     data, common = _images(setting, 4000), _common(setting, 5)

@@ -25,6 +25,7 @@ from refimpl.models.spiking_classifier import StepLoss
 from refimpl.nn import Params, initialise
 from refimpl.nn.spiking import BatchNormLIF, Memory, Neuron, SpikeLinear, Steps, cached_bytes
 from refimpl.record import Setting, claim
+from refimpl.viz.bars import seed_bars
 
 N_TRAIN, N_TEST, BATCH, EPOCHS = 4000, 2000, 128, 8
 Values = list[Mapping[str, Any]]
@@ -71,23 +72,6 @@ def _percent(values: Values, name: str) -> str:
     return f"{np.mean(each):.1f} ± {np.std(each, ddof=1):.1f} %" if len(each) > 1 else f"{each[0]:.1f} %"
 
 
-def _bars(figure: Any, values: Values, names: Mapping[str, str], baselines: Sequence[str] = ()) -> None:
-    """Mean over the seeds as bars, each seed as a point."""
-    from refimpl.viz import style
-
-    ax = figure.subplots()
-    for i, (name, label) in enumerate(names.items()):
-        colour = style.BASELINE if name in baselines else style.colour(i)
-        each = [v[name] for v in values]
-        ax.barh(label, np.mean(each), color=colour, height=0.6)
-        ax.plot(each, [label] * len(each), "o", color=style.INK, markersize=4, markerfacecolor="none")
-        ax.annotate(f"{100 * np.mean(each):.1f} %", (0.01, i), color=style.on(colour), va="center")
-    ax.invert_yaxis()
-    ax.set(xlim=(0, 1), xlabel="test accuracy (circles: seeds)")
-    ax.grid(axis="y", visible=False)
-    style.percent_axis(ax.xaxis)
-
-
 # ---------------------------------------------------------------- 1: accuracy
 
 
@@ -105,8 +89,8 @@ def _judge_parity(values: Values) -> tuple[bool, str]:
     "|accuracy(SLTT) - accuracy(BPTT)| <= 1.5 points, means over the seeds",
     _judge_parity,
     data=("digits", "mnist"),
-    draw=lambda figure, values: _bars(
-        figure,
+    draw=lambda figure, values: seed_bars(
+        figure.subplots(),
         values,
         {"sltt": "SLTT", "bptt": "BPTT", "bptt_detached": "BPTT, reset detached"},
         ("bptt", "bptt_detached"),
@@ -381,7 +365,7 @@ NAMES = {"sltt": "SLTT", "sltt_2": "SLTT-2", "sltt_1": "SLTT-1"}
     "accuracy(SLTT-2) >= accuracy(SLTT) - 3 points and >= accuracy(SLTT-1) at T = 6, means over the seeds",
     _judge_few_steps,
     data=("digits", "mnist"),
-    draw=lambda figure, values: _bars(figure, values, NAMES),
+    draw=lambda figure, values: seed_bars(figure.subplots(), values, NAMES),
 )
 def few_steps(setting: Setting) -> dict[str, float]:
     data = _data(setting)
@@ -411,7 +395,7 @@ def _judge_limit(values: Values) -> tuple[bool, str]:
     "accuracy(BPTT) >= accuracy(SLTT) + 20 points, means over the seeds",
     _judge_limit,
     data=("digits", "mnist"),
-    draw=lambda figure, values: _bars(figure, values, {"sltt": "SLTT", "bptt": "BPTT"}, ("bptt",)),
+    draw=lambda figure, values: seed_bars(figure.subplots(), values, {"sltt": "SLTT", "bptt": "BPTT"}, ("bptt",)),
 )
 def limit(setting: Setting) -> dict[str, float]:
     data = _data(setting)

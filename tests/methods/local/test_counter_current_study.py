@@ -77,7 +77,14 @@ CLAIMS = {c.id: c for c in record.claims("counter_current")}
 
 
 def test_the_claims_are_there():
-    assert list(CLAIMS) == ["deep-features", "close-to-backprop", "every-level", "alignment", "cheaper-step"]
+    assert list(CLAIMS) == [
+        "deep-features",
+        "close-to-backprop",
+        "every-level",
+        "alignment",
+        "cheaper-step",
+        "autoencoder",
+    ]
 
 
 @pytest.mark.parametrize("name", CLAIMS)
@@ -97,6 +104,7 @@ def test_a_quick_measurement_can_be_judged_and_drawn(name, few):
 LEVELS = {"accuracy": [0.4, 0.88, 0.9, 0.9, 0.9, 0.9], "untrained": [0.1] * 6}
 COSINES = {"cosines": [[0.0] * 6, [0.01] * 5 + [0.31]]}
 COST = {"flops": 90.0, "bp_flops": 100.0, "ratio": 1.15}
+CODER = {"start": 0.1, "ccl": 0.02, "bp": 0.0067, "feedback": 0.02}
 TURNING = [
     # claim, values for which it holds, a change for which it does not
     ("deep-features", {"ccl": 0.91, "shallow": 0.8, "bp": 0.95}, {"ccl": 0.899}),
@@ -107,6 +115,8 @@ TURNING = [
     ("alignment", COSINES, {"cosines": [[0.0] * 5 + [0.1], [0.1] * 5 + [0.31]]}),
     ("cheaper-step", COST, {"flops": 90.1}),
     ("cheaper-step", COST, {"ratio": 1.151}),
+    ("autoencoder", CODER, {"ccl": 0.0201}),
+    ("autoencoder", CODER, {"bp": 0.0066}),
 ]
 
 

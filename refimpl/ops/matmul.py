@@ -64,17 +64,17 @@ def _check_linear(op, x, weight) -> None:
         raise ValueError(f"{op}: x has shape {x.shape}, expected (..., {weight.shape[0]}) for weight {weight.shape}")
 
 
-def _check_linear_forward(x, weight, bias, out) -> tuple[int, ...]:
+def _check_linear_forward(op, x, weight, bias, out=None) -> tuple[int, ...]:
     if bias is None:
-        _check.floats("linear", "x weight", x, weight)
+        _check.floats(op, "x weight", x, weight)
     else:
-        _check.floats("linear", "x weight bias", x, weight, bias)
-    _check_linear("linear", x, weight)
+        _check.floats(op, "x weight bias", x, weight, bias)
+    _check_linear(op, x, weight)
     if bias is not None:
-        _check.shape("linear", "bias", bias, weight.shape[1:])
+        _check.shape(op, "bias", bias, weight.shape[1:])
     shape = (*x.shape[:-1], weight.shape[1])
     if out is not None:
-        _check.writable("linear", "out", out, shape, x.dtype)
+        _check.writable(op, "out", out, shape, x.dtype)
     return shape
 
 
@@ -103,14 +103,7 @@ def _check_activation(op, activation) -> None:
 
 def _check_dense(x, weight, bias, activation) -> tuple[int, ...]:
     _check_activation("dense", activation)
-    if bias is None:
-        _check.floats("dense", "x weight", x, weight)
-    else:
-        _check.floats("dense", "x weight bias", x, weight, bias)
-    _check_linear("dense", x, weight)
-    if bias is not None:
-        _check.shape("dense", "bias", bias, weight.shape[1:])
-    return (*x.shape[:-1], weight.shape[1])
+    return _check_linear_forward("dense", x, weight, bias)
 
 
 def _check_dense_backward(dy, x, weight, kept, activation, add_to) -> None:
@@ -175,7 +168,7 @@ def linear(
     Shapes: x (..., D_in), weight (D_in, D_out), bias (D_out,) or None, y (..., D_out). `out` (C-contiguous) may name
     the array to write.
     """
-    shape = _check_linear_forward(x, weight, bias, out)
+    shape = _check_linear_forward("linear", x, weight, bias, out)
     y = np.empty(shape, x.dtype) if out is None else out
     if bias is not None and np.may_share_memory(y, bias):
         bias = bias.copy()

@@ -156,7 +156,7 @@ def linear(x, weight, bias=None, out=None):
         return y
     if status != NOT_PLAIN:
         fail(status, "linear")
-    shape = _check_linear_forward(x, weight, bias, out)
+    shape = _check_linear_forward("linear", x, weight, bias, out)
     if out is not None:
         inputs = (x, weight) if bias is None else (x, weight, bias)
         if any(_overlap(out, a) for a in inputs) or not out.flags.aligned:

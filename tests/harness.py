@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from hypothesis import currently_in_test_context, reject
 from hypothesis import strategies as st
 
 from refimpl.backends import operations, threads
@@ -228,19 +229,42 @@ def tolerances(name: str, args: dict, outs: tuple, dtype) -> tuple:
     return tuple(2 * np.asarray(t, np.float64) + 32 * subnormal for t in result)
 
 
+def central_difference(f: Callable[[], float], x: np.ndarray, i: tuple, h: float) -> float:
+    """(f(x+h) - f(x-h)) / 2h for entry i of x, which f reads and this function changes and restores."""
+    old = x[i]
+    x[i] = old + h
+    up = f()
+    x[i] = old - h
+    down = f()
+    x[i] = old
+    return (up - down) / (2 * h)
+
+
 def central_differences(f: Callable[[], float], x: np.ndarray, step: float = 1e-5) -> np.ndarray:
-    """df/dx by (f(x+h) - f(x-h)) / 2h for each entry of x, which f reads and this function changes and restores."""
+    """df/dx by central differences for each entry of x, with a step of `step` times the larger of 1 and |x|."""
     d = np.empty_like(x)
     for i in np.ndindex(x.shape):
-        h = step * max(1.0, abs(x[i]))
-        old = x[i]
-        x[i] = old + h
-        up = f()
-        x[i] = old - h
-        down = f()
-        x[i] = old
-        d[i] = (up - down) / (2 * h)
+        d[i] = central_difference(f, x, i, step * max(1.0, abs(x[i])))
     return d
+
+
+def assert_gradient(gradient: np.ndarray, f: Callable[[], float], x: np.ndarray, step: float = 1e-5, of: str = ""):
+    """`gradient` is that of f at x to 1e-6 of its largest entry, wherever f has one.
+
+    An entry that is off is forgiven if f has a kink there (ReLU, pooling): its central difference changes by more than
+    1e-7 when the step is halved, whatever `gradient` says. A draw with a kink in most of its entries is rejected.
+    """
+    numeric = central_differences(f, x, step)
+    scale = max(1.0, np.abs(gradient).max(initial=0), np.abs(numeric).max(initial=0))
+    off, kinks = np.argwhere(~(np.abs(gradient - numeric) <= 1e-6 * scale)), 0
+    for i in map(tuple, off):
+        finer = central_difference(f, x, i, step / 2 * max(1.0, abs(x[i])))
+        kink = abs(finer - numeric[i]) > 1e-7 * scale
+        assert kink, f"gradient {of} at {i} is {gradient[i]:.9g}, the central difference {numeric[i]:.9g}"
+        kinks += 1
+    if 2 * kinks > x.size and currently_in_test_context():
+        reject()
+    assert 2 * kinks <= x.size, f"gradient {of}: {kinks} of {x.size} entries have a kink next to them"
 
 
 def differentiated(name: str, args: dict, options: dict) -> Callable[[], tuple]:

@@ -2,9 +2,12 @@
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.errors import Unsatisfiable
 
 from tests import harness
-from tests.harness import central_differences, differentiated, gradient
+from tests.harness import assert_gradient, central_differences, differentiated, gradient
 
 
 @pytest.fixture
@@ -49,3 +52,25 @@ def test_a_twin_with_another_number_of_results_is_refused(registered):
     registered(twin=lambda args: lambda: ())
     with pytest.raises(AssertionError, match="relu: its twin has 0 results, expected 1"):
         differentiated("relu", {"x": np.array([-1.0, 3.0])}, {})
+
+
+def test_a_gradient_is_compared_where_there_is_one():
+    x = np.array([-1.0, 3.0, 4e-6])  # the last one's kink is within the step
+    loss = lambda: float(np.maximum(x, 0).sum())  # noqa: E731
+    assert_gradient(np.array([0.0, 1.0, 7.0]), loss, x)
+    for wrong in ([1e-5, 1.0, 1.0], [0.0, 1 + 1e-5, 1.0]):
+        with pytest.raises(AssertionError, match=r"gradient of w at .* the central difference"):
+            assert_gradient(np.array(wrong), loss, x, of="of w")
+
+
+def kinked():
+    x = np.array([-1.0, 3e-6, 4e-6])
+    assert_gradient(np.zeros(3), lambda: float(np.maximum(x, 0).sum()), x)
+
+
+def test_a_draw_next_to_kinks_in_most_entries_is_rejected():
+    drawn = given(st.none())(lambda _: kinked())
+    with pytest.raises(Unsatisfiable):
+        drawn()
+    with pytest.raises(AssertionError, match="2 of 3 entries have a kink"):
+        kinked()

@@ -20,7 +20,7 @@ from refimpl.methods.local.counter_current.autoencoder import (
 )
 from refimpl.models.autoencoder import task_pair
 from refimpl.nn import initialise
-from tests.harness import central_differences, relative_error
+from tests.harness import assert_gradient, central_differences, relative_error
 
 seeds = st.integers(0, 2**32 - 1)
 few_examples = settings(max_examples=4)
@@ -69,8 +69,7 @@ def test_gradients_of_each_level_equal_central_differences_of_its_own_loss(seed)
         trained += [(case.down, down, level + 1)] if level < PAIR.L else []
         for params, grads, owner in trained:
             for name, g in of_level(grads, owner).items():
-                numeric = central_differences(lambda: case.run()[0][level], params[name])  # noqa: B023
-                assert relative_error(g, numeric) < 1e-6, (level, name)
+                assert_gradient(g, lambda: case.run()[0][level], params[name], of=f"{level} {name}")  # noqa: B023
 
 
 @given(seed=seeds, sD=st.one_of(st.none(), st.floats(0, 2)), height=st.integers(1, 4))

@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from refimpl import backend, data, ops, optim
@@ -12,7 +12,7 @@ from refimpl.methods.local.physical_ff import GoodnessLayer, LabelledInput, Phys
 from refimpl.methods.local.physical_ff.learner import digital_gradient
 from refimpl.models.physics import Optical
 from refimpl.nn import initialise
-from tests.harness import central_differences, relative_error
+from tests.harness import assert_gradient
 
 seeds = st.integers(0, 2**32 - 1)
 
@@ -57,13 +57,10 @@ def loss_and_gradient(params, u, theta=4.0):
 @given(seed=seeds, B=st.integers(1, 5), D=st.integers(1, 6), N=st.integers(2, 6))
 def test_the_gradient_of_weights_and_bias_equals_central_differences(body, seed, B, D, N):
     u, params = drawn(seed, B, D, N)
-    z = u @ params["weight"] + params["bias"]
-    if np.abs(z).min() < 1e-3 or np.linalg.norm(z, axis=1).min() < 0.1:
-        return  # next to a kink, or so short that the direction turns within a step
+    assume(np.linalg.norm(np.maximum(u @ params["weight"] + params["bias"], 0), axis=1).min() > 0.1)  # a direction
     with backend(body):
         _, gradient = loss_and_gradient(params, u)
-        numeric = central_differences(lambda: float(loss_and_gradient(params, u)[0]), params.flat, 1e-6)
-    assert relative_error(gradient, numeric) < 1e-6
+        assert_gradient(gradient, lambda: float(loss_and_gradient(params, u)[0]), params.flat, 1e-6)
 
 
 @settings(max_examples=20, deadline=None)
@@ -72,8 +69,7 @@ def test_the_digital_gradient_equals_central_differences(seed):
     u, params = drawn(seed, 3, 5, 4)
     grads = params.zeros_like()
     digital_gradient(params, grads, u, 4.0)
-    numeric = central_differences(lambda: digital_gradient(params, params.zeros_like(), u, 4.0), params.flat)
-    assert relative_error(grads.flat, numeric) < 1e-6
+    assert_gradient(grads.flat, lambda: digital_gradient(params, params.zeros_like(), u, 4.0), params.flat)
 
 
 @settings(max_examples=30, deadline=None)

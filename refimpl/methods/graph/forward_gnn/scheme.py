@@ -32,7 +32,7 @@ def ready(layer: Any, operator: Sparse, x: Features, rows: np.ndarray) -> tuple[
 
 
 class Scheme:
-    """How the layers of a ForwardGNN `m` are trained. Subclasses follow the sections of the paper's card."""
+    """How the layers of a ForwardGNN `m` are trained. Subclasses are its sections [1] to [5]."""
 
     def __init__(self, m: ForwardGNN):
         self.m = m

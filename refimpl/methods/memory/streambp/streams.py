@@ -246,11 +246,12 @@ def stream_backward(
 ) -> np.ndarray:
     """dx from the layer's input x and dz, which is OVERWRITTEN by dx; adds the gradients of the layer's parameters.
 
-    order="forward" is the paper's: dK, dV and du = dL/d norm(x) are summed over all chunks, and projected back at the
-    end. order="reverse" starts with the last chunk: the keys of a chunk are seen by later chunks only, so its dK and dV
-    are complete when it has been worked through itself, and du exists for one chunk at a time. Without `keep_keys`
-    (order "forward") keys and values of all earlier rows are computed again for every chunk, as in the paper's
-    released code: the same gradient, slower.
+    order="forward" is the paper's, in three steps: 1 keys and values of all rows; 2 chunk by chunk, dK, dV and
+    du = dL/d norm(x) are summed; 3 dK and dV are projected back, and du goes through the norm. order="reverse" starts
+    with the last chunk: the keys of a chunk are seen by later chunks only, so its dK and dV are complete when it has
+    been worked through itself, and du exists for one chunk at a time. Without `keep_keys` (order "forward") keys and
+    values of all earlier rows are computed again for every chunk, as in the paper's released code: the same gradient,
+    slower.
     """
     for _ in stream_steps(block, params, grads, x, dz, length, padding, drop, order, keep_keys):
         pass
@@ -303,8 +304,8 @@ def _in_order(layer: _Layer, grads: Scope, x, dz, length: Chunks, keep_keys: boo
     dq_params, dkv_params = (
         Scope({name: np.zeros_like(part[name]) for name in names}) for part in (layer.q_params, layer.kv_params)
     )
-    du = np.zeros_like(x)  # step 1
-    if keep_keys:
+    du = np.zeros_like(x)
+    if keep_keys:  # step 1
         k, v = layer.empty(x, T)
         layer.keys_values(x, k, v, length)
         dk, dv = layer.empty(x, T, zero=True)

@@ -212,22 +212,36 @@ int RI_INTERNAL(gemm_thin)(const product *p, int threads) {
 
 /* ------------------------------------------------------------------------------------------------ few steps */
 
-/* Such as the weight gradient of one sample: C is written once, 4 bytes for 2 K operations. */
+/* Such as the weight gradient of one sample: C is written once, 4 bytes for 2 K operations. A row for K (constant)
+ * steps: their sum, to which bias and the old C are added. */
+INLINE void few_row(const int K, const real *x, const real *const *b, const real *bias, int add, i64 n, real *c) {
+#pragma omp simd
+    for (i64 j = 0; j < n; j++) {
+        real sum = x[0] * b[0][j];
+#pragma GCC unroll 4
+        for (int k = 1; k < K; k++) sum += x[k] * b[k][j];
+        if (bias) sum += bias[j];
+        c[j] = add ? c[j] + sum : sum;
+    }
+}
+
 static void few_rows(const product *p, i64 lo, i64 hi) {
+    const real *b[FEW];
+    real x[FEW];
+    for (i64 k = 0; k < p->K; k++) b[k] = p->b + (p->tb ? 0 : k * p->ldb);
     for (i64 i = lo; i < hi; i++) {
         real *c = p->c + i * p->ldc;
-        for (i64 k = 0; k < p->K; k++) {
-            const real x = p->ta ? p->a[k * p->lda + i] : p->a[i * p->lda + k];
-            const real *b = p->b + (p->tb ? 0 : k * p->ldb);
-            if (k == 0 && !p->accumulate) {
-#pragma omp simd
-                for (i64 j = 0; j < p->N; j++) c[j] = x * b[j];
-            } else {
-#pragma omp simd
-                for (i64 j = 0; j < p->N; j++) c[j] += x * b[j];
-            }
+        for (i64 k = 0; k < p->K; k++) x[k] = p->ta ? p->a[k * p->lda + i] : p->a[i * p->lda + k];
+#define FEW_ROW(K)                                         \
+    case K:                                                \
+        few_row(K, x, b, p->bias, p->accumulate, p->N, c); \
+        break
+        switch (p->K) {
+            FEW_ROW(1);
+            FEW_ROW(2);
+            FEW_ROW(3);
+            FEW_ROW(4);
         }
-        for (i64 j = 0; p->bias && j < p->N; j++) c[j] += p->bias[j];
         if (p->activation) RI_INTERNAL(gemm_finish)(p->activation, p->N, c, p->before ? p->before + i * p->ldc : NULL);
     }
 }

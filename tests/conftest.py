@@ -1,4 +1,4 @@
-"""Test tiers by REFIMPL_TEST_PROFILE. fast (every run): few drawn examples, the same ones each time. random: as few, but
+"""Test tiers by REFIMPL_TEST_PROFILE. fast (every run): few drawn examples, the same ones each time. random: as few,
 others each time. deep: many, others each time."""
 
 import os

@@ -54,7 +54,8 @@ class Sliders:
         for (name, values), i in zip(self.knobs.items(), first):
             told = escape("|".join(map(str, values)))
             parts.append(
-                f'<label style="white-space: nowrap">{escape(name)} <input type="range" min="0" max="{len(values) - 1}" value="{i}" '
+                f'<label style="white-space: nowrap">{escape(name)} '
+                f'<input type="range" min="0" max="{len(values) - 1}" value="{i}" '
                 f'autocomplete="off" data-values="{told}" oninput="{escape(_MOVED)}"> '
                 f"<output>{escape(str(values[i]))}</output></label> &emsp;"
             )

@@ -51,12 +51,15 @@ class Scheme:
         """Compute what depends on the data and on what was drawn for the whole run."""
 
     def enter(self, phase: int) -> None:
+        """Begin a phase: compute once what its epochs need."""
         raise NotImplementedError
 
     def epoch(self, phase: int) -> float:
+        """One step of the phase's layers on all training nodes; returns the loss."""
         raise NotImplementedError
 
     def validate(self, phase: int) -> float:
+        """Accuracy on the validation nodes, the layers below included; nan where there are none."""
         raise NotImplementedError
 
     def scores(self, graph: Graph) -> np.ndarray:

@@ -27,7 +27,8 @@ FEW = 512  # rows that are projected in one go, however short the chunks are: ca
 
 
 def chunks(T: int, length: Chunks) -> list[tuple[int, int]]:
-    """Rows [s, e) of each chunk: chunks of one length (the last may be shorter), or of given lengths that add to T."""
+    """Rows [s, e) of each chunk: chunks of one length (the last may be shorter), or of given lengths that add to T.
+    Raises ValueError where they do not."""
     if isinstance(length, int):
         if length < 1:
             raise ValueError(f"chunks: the length is {length}, expected at least 1")
@@ -270,7 +271,8 @@ def stream_steps(
     order: str = "reverse",
     keep_keys: bool = True,
 ) -> Iterator[tuple[int, int]]:
-    """`stream_backward` as a generator of the chunks, each after it has been worked through; dz holds dx at the end."""
+    """`stream_backward` as a generator of the chunks, each after it has been worked through; dz holds dx at the end.
+    Raises ValueError for another order, and where keys are not kept in reverse order."""
     if order not in ("forward", "reverse"):
         raise ValueError(f"stream_backward: order is {order!r}, expected 'forward' or 'reverse'")
     if not keep_keys and order == "reverse":

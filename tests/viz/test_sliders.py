@@ -33,3 +33,25 @@ def test_names_and_values_are_text_and_not_html():
 def test_knobs_without_values_and_unknown_starts_are_clear_errors(knobs, start, message):
     with pytest.raises(ValueError, match=message):
         Sliders(knobs, lambda **how: "", start)
+
+
+@pytest.mark.browser
+def test_moving_a_slider_shows_another_picture(chromium):
+    made = Sliders({"d": (1, 2), "tau": (0.0, 0.5, 1.0)}, lambda d, tau: f"<i>{d} and {tau}</i>", start={"tau": 0.5})
+    page = chromium.new_page()
+    try:
+        page.set_content(made._repr_html_())
+
+        def shown():
+            return page.inner_text("[data-at]:visible"), page.locator("output").all_inner_texts()
+
+        assert shown() == ("1 and 0.5", ["1", "0.5"])
+        for slider, key, expected in (
+            (0, "ArrowRight", ("2 and 0.5", ["2", "0.5"])),
+            (1, "ArrowLeft", ("2 and 0.0", ["2", "0.0"])),
+            (1, "ArrowLeft", ("2 and 0.0", ["2", "0.0"])),  # there is nothing further left
+        ):
+            page.locator("input").nth(slider).press(key)
+            assert shown() == expected
+    finally:
+        page.close()

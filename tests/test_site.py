@@ -287,3 +287,16 @@ def test_a_method_s_page_lists_its_files_and_has_the_name_of_its_tutorial(slug, 
     tutorial = (ROOT / "tutorials" / f"{slug}.md").read_text(encoding="utf-8")
     name = re.search(r"^# (.+)$", page, re.MULTILINE)[1]
     assert f"\n# {name}: " in tutorial
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "shown"),
+    [
+        ("method", "counter_current counter-current step", "counter-current step"),
+        ("method", "tpsgd tpSGD, a batch", "tpSGD, a batch"),
+        ("method", "streambp back-propagation step", "streambp back-propagation step"),
+        ("operation", "relu", "relu"),
+    ],
+)
+def test_a_step_that_names_its_method_does_not_name_it_twice(kind, name, shown):
+    assert charts.title({"kind": kind, "name": name}) == shown

@@ -206,6 +206,18 @@ for _op, _names, _how, _classes in (
     )
 
 
+tunable("batchnorm_relu", "x", lambda normal, n: _norm(normal, n, _images, 1, True), IMAGES)
+tunable(
+    "batchnorm_relu_backward",
+    "dy",
+    lambda normal, n: {
+        "y": normal(*_images(n)),
+        **_norm_backward(normal, n, "batchnorm", "mean rstd", _images, 1, True),
+    },
+    IMAGES,
+)
+
+
 def _rotary(normal: Normal, n: int, name: str) -> dict[str, Any]:
     """One head of width 32, or 4 where there are few numbers."""
     width = 32 if n >= 1024 else 4

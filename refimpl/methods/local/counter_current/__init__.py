@@ -11,13 +11,13 @@ one, and the feedback network costs next to nothing: it runs on the K classes, n
     networks.py   both networks, level by level (1), (2)      losses.py    (3) to (8) with all gradients
     learner.py    CounterCurrent: fit, predict, score         study.py     the experiment and the race
     autoencoder.py  (9) to (14): both networks on images, CounterCurrentAutoencoder
+    twins.py      the same network by back-propagation, or its last layer alone
     claims.py     what the paper says, measured
 """
 
 from refimpl.methods.local.counter_current import claims
 from refimpl.methods.local.counter_current.autoencoder import (
     CounterCurrentAutoencoder,
-    agreement,
     autoencoder_gradients,
     autoencoder_pair,
 )
@@ -44,7 +44,6 @@ __all__ = [
     "CounterCurrentAutoencoder",
     "Pair",
     "Terms",
-    "agreement",
     "autoencoder_gradients",
     "autoencoder_pair",
     "claims",

@@ -1,13 +1,13 @@
 """Variant C: an autoencoder of two networks. One carries the image x up to an output, one the target image down.
 
-    forward    a_0 = x,       a_l = layer l of a_{l-1},           l = 1..L,   a_L the output                       (9)
-    feedback   c_L = target,  c_{l-1} = layer l of c_l,           l = L..1,   c_0 a picture of x                  (10)
+    forward    a_0 = x,       a_l = layer l of a_{l-1},           l = 1..L,   a_L the output                       (10)
+    feedback   c_L = target,  c_{l-1} = layer l of c_l,           l = L..1,   c_0 a picture of x                  (11)
 The forward network shrinks the map L/2 times and then enlarges it again; the feedback network is its mirror: where one
 shrinks, the other enlarges. With H_l the height of the map and norm(a) = u / (||u|| + e), u = a - its mean over a map:
-    ell_l = H_l ( sC mean (a_l - c_l)^2 + sD mean (norm(a_l) - norm(c_l))^2 ),   l = 1..L-1                       (11)
-    ell_l = H_l sC mean (a_l - c_l)^2,                                           l = 0 and L                      (12)
-    da_l = 2 H_l / N_l ( sC (a_l - c_l) + sD norm'(norm(a_l) - norm(c_l)) ),     dc_l with a and c exchanged      (13)
-    norm'(g) = du - its mean over a map,   du = g / (n + e) - u <u, g> / (n (n + e)^2),   n = ||u||               (14)
+    ell_l = H_l ( sC mean (a_l - c_l)^2 + sD mean (norm(a_l) - norm(c_l))^2 ),   l = 1..L-1                       (12)
+    ell_l = H_l sC mean (a_l - c_l)^2,                                           l = 0 and L                      (13)
+    da_l = 2 H_l / N_l ( sC (a_l - c_l) + sD norm'(norm(a_l) - norm(c_l)) ),     dc_l with a and c exchanged      (14)
+    norm'(g) = du - its mean over a map,   du = g / (n + e) - u <u, g> / (n (n + e)^2),   n = ||u||               (15)
 N_l is the number of entries; loss and gradients of a level are one operation, `ops.map_agreement`. Gradients end at the
 input of a layer: ell_l trains layer l of the forward network and layer l+1 of the feedback network. ell_L is the error
 of the output, ell_0 that of the feedback network, which is an autoencoder from the other end.
@@ -28,7 +28,7 @@ from refimpl.nn import Scope, initialise
 
 
 def autoencoder_pair(shape: tuple[int, ...], channels: tuple[int, ...]) -> Pair:
-    """(9) and (10) for images of `shape`; channels: of the shrinking layers. Raises ValueError for extents that cannot
+    """(10) and (11) for images of `shape`; channels: of the shrinking layers. Raises ValueError for extents that cannot
     be halved so often."""
     up, shapes = autoencoder(shape, channels)
     return Pair(up, up[::-1], shapes)  # layer l down has the form of layer L+1-l up, and weights of its own

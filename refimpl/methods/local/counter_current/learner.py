@@ -258,7 +258,7 @@ class CounterCurrent(Classifier):
         pairs = zip(self.activities(X), self.prototypes())
         if self.variant == "mlp":
             return [a @ c.T for a, c in pairs]
-        return [normalised(a)[0] @ normalised(c)[0].T for a, c in pairs]
+        return [normalised(a) @ normalised(c).T for a, c in pairs]
 
     def predict_at(self, X: Any, level: int) -> np.ndarray:
         """The class that a level alone would say: argmax of a_l c_l^T. Raises ValueError for another level."""

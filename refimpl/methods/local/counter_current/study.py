@@ -1,5 +1,4 @@
-"""What `refimpl run counter_current` and `refimpl bench counter_current` do: the experiment with its figure, and the
-race."""
+"""What `refimpl run counter_current` does: the experiment with its figure; steps to read; the common network."""
 
 from __future__ import annotations
 
@@ -19,7 +18,6 @@ from refimpl.baselines import (
 )
 from refimpl.data import Dataset, load
 from refimpl.methods.local.counter_current.learner import VARIANTS, CounterCurrent
-from refimpl.methods.local.counter_current.networks import mlp_pair, step_flops
 from refimpl.record import Common, Contender, Experiment, Rule, Step
 
 # Settings of `refimpl run counter_current --set name=value`.
@@ -134,75 +132,6 @@ def _draw_bars(ax: Any, results: list[dict[str, Any]]) -> None:
     ax.set(title="Test accuracy", xlim=(0, 1))
     ax.grid(axis="y", visible=False)
     style.percent_axis(ax.xaxis)
-
-
-# ---------------------------------------------------------------- the race
-
-_B, _D, _WIDTH, _DEPTH, _K = 256, 784, 256, 5, 10
-
-
-def race() -> list[Step]:
-    """One step of both networks (losses, gradients, clipping, gradient descent), as in the claims on MNIST."""
-    pair = mlp_pair(_D, _K, (_WIDTH,) * _DEPTH)
-    shape = f"B={_B}, {_D}-{_WIDTH}x{_DEPTH}-{_K}"
-    return [Step("counter-current step", shape, "float32", _make_step, _make_torch_step, step_flops(pair, _B, _K))]
-
-
-def _batch() -> tuple[np.ndarray, np.ndarray]:
-    rng = np.random.default_rng(0)
-    return rng.standard_normal((_B, _D), np.float32), np.arange(_B) % _K
-
-
-def _learner() -> CounterCurrent:
-    """Begun on the batch alone, as it stands (it is standard normal already)."""
-    learner = CounterCurrent(hidden=(_WIDTH,) * _DEPTH, epochs=1, batch_size=_B, random_state=1)
-    learner.begin(*_batch())
-    return learner
-
-
-def _make_step() -> Any:
-    learner, (x, y) = _learner(), _batch()
-    return lambda: learner._step(x, y).total
-
-
-def _make_torch_step(torch: Any) -> Any:
-    """As its users would write it: detached inputs, one loss, one backward pass, clip_grad_norm_, SGD."""
-    nn, F = torch.nn, torch.nn.functional
-    mine = _learner()._params
-    widths = [_D, *(_WIDTH,) * _DEPTH, _K]
-    L = len(widths) - 1
-    up = nn.ModuleList(nn.Linear(widths[i], widths[i + 1], bias=False) for i in range(L))
-    down = nn.ModuleList(nn.Linear(widths[i + 1], widths[i], bias=False) for i in range(L))
-    for name, modules in (("forward", up), ("feedback", down)):
-        for level, module in enumerate(modules, 1):
-            weight = mine[name][f"level{level}.weights.weight"].T
-            module.weight.data[...] = torch.from_numpy(np.ascontiguousarray(weight))
-    optimizers = [torch.optim.SGD(net.parameters(), lr=1.0, fused=True) for net in (up, down)]
-    x, y = map(torch.from_numpy, _batch())
-    onehot, classes = F.one_hot(y, _K).float(), torch.eye(_K)
-
-    def step() -> float:
-        a = [x]
-        for level, layer in enumerate(up, 1):
-            z = layer(a[-1].detach())
-            a.append(F.elu(z) if level < L else z)
-        c = [classes]
-        for level in range(L, 0, -1):
-            q = down[level - 1](c[0].detach())
-            c.insert(0, F.elu(q) if level > 1 else q)
-        loss = F.cross_entropy(a[-1], y)
-        for level in range(L):
-            loss = loss + 128 / widths[level] * F.mse_loss(a[level] @ c[level].T, onehot)
-        for optimizer in optimizers:
-            optimizer.zero_grad()
-        loss.backward()
-        for net in (up, down):
-            nn.utils.clip_grad_norm_(net.parameters(), 1.0)
-        for optimizer in optimizers:
-            optimizer.step()
-        return loss.item()
-
-    return step
 
 
 # ---------------------------------------------------------------- a step to read

@@ -57,17 +57,18 @@ class Contender:
 class Score:
     """What `learner.score(*data.test)` is, for tables and figures: its name, and how to write it.
 
-    A `fraction` is written as a percentage, any other score with three decimals and its `unit`.
+    A `fraction` is written as a percentage, any other score with so many `decimals` and its `unit`.
     """
 
     name: str = "test accuracy"
     fraction: bool = True
     unit: str = ""
     higher_is_better: bool = True
+    decimals: int = 3
 
     def text(self, value: float) -> str:
         """The value with its unit: 94.2 %, 1.234 bits a byte."""
-        return f"{100 * value:.1f} %" if self.fraction else f"{value:.3f} {self.unit}".rstrip()
+        return f"{100 * value:.1f} %" if self.fraction else f"{value:.{self.decimals}f} {self.unit}".rstrip()
 
 
 @dataclass(frozen=True)

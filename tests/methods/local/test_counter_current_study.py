@@ -44,16 +44,53 @@ def test_back_propagation_has_the_same_first_weights_as_counter_current_learning
     assert np.array_equal(first._params["forward"].flat, twin._params["net"].flat)
 
 
+@pytest.mark.parametrize("task", ["identity", "erase"])
+def test_the_experiment_with_the_autoencoder_trains_and_draws(few, task):
+    made = experiment(few, 3, {"variant": "autoencoder", "width": 4, "steps": 12, "batch_size": 50, "task": task})
+    assert [c.name for c in made.contenders] == ["counter-current", "back-propagation"]
+    for c in made.contenders:
+        c.learner.begin(*made.data.train)
+    first, twin = (c.learner._params["forward"].flat for c in made.contenders)
+    assert np.array_equal(first, twin)
+    results = []
+    for c in made.contenders:
+        c.learner.fit(*made.data.train)
+        score = c.learner.score(*made.data.test)
+        assert score < 0 and made.score.text(score) == f"{score:.4f}"
+        results.append({"name": c.name, "role": c.role, "learner": c.learner, "score": score})
+        results[-1]["history"] = c.learner.history_
+    with style.use():
+        figure = style.figure()
+        made.draw(figure, results)
+        figure.canvas.draw()
+    assert len(figure.axes) == 12 * (4 if task == "identity" else 5) + 2
+    curve = figure.axes[-2].lines[0].get_ydata()  # the error of the output, from the loss of the last level
+    assert len(curve) == 3 and np.isclose(curve[-1], -results[0]["learner"].score(few.x_train), rtol=0.5)
+
+
+def test_a_set_of_pictures_is_the_data_set_without_its_labels(few):
+    pictures = experiment(few, 0, {"variant": "autoencoder"}).data
+    assert set(pictures.arrays()) == {"x_train", "x_test"} and pictures.name == few.name
+    assert len(pictures.quick(0).train) == 1 and pictures.sizes == few.sizes
+
+
 def test_unknown_settings_are_clear_errors(few):
+    with pytest.raises(ValueError, match="counter_current: no setting 'task', expected one of variant, width"):
+        experiment(few, 0, {"task": "erase"})
+    with pytest.raises(ValueError, match="counter_current: no setting 'layers', expected one of variant, width"):
+        experiment(few, 0, {"variant": "autoencoder", "layers": 3})
     with pytest.raises(ValueError, match="counter_current: no setting 'layers', expected one of variant, width"):
         experiment(few, 0, {"layers": 3})
-    with pytest.raises(ValueError, match="variant is 'rnn', expected one of mlp"):
+    with pytest.raises(ValueError, match="variant is 'rnn', expected one of mlp, cnn, cnn_pool, autoencoder"):
         experiment(few, 0, {"variant": "rnn"})
 
 
 def test_a_quick_experiment_is_short(few):
     assert experiment(few, 0, {"quick": True}).contenders[0].learner.epochs == 100
     assert experiment(few, 0, {}).contenders[0].learner.epochs == 640
+    coder = {"variant": "autoencoder", "batch_size": 50}
+    assert experiment(few, 0, {**coder, "quick": True}).contenders[0].learner.epochs == 25
+    assert experiment(few, 0, {**coder, "steps": 8, "quick": True}).contenders[0].learner.epochs == 2
 
 
 RACE = {step.name: step for step in race()}

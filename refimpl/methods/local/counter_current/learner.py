@@ -18,11 +18,11 @@ VARIANTS = ("mlp", "cnn", "cnn_pool")
 
 
 class CounterCurrent(Classifier):
-    """Classification by counter-current learning.
+    """Classification by counter-current learning. (The autoencoder, variant C, is `CounterCurrentAutoencoder`.)
 
-    Networks: variant "mlp" with `hidden` widths, "cnn" (convolutions of stride 2) or "cnn_pool" (convolutions and
-    pooling) with `channels`; images are padded with zeros to extents that can be halved that often. image_shape:
-    (C, H, W) where X comes as rows of pixels. Inputs are standardised (one mean and deviation a channel).
+    Networks: variant "mlp" (A) with `hidden` widths, "cnn" (convolutions of stride 2) or "cnn_pool" (convolutions and
+    pooling; both B) with `channels`; images are padded with zeros to extents that can be halved that often.
+    image_shape: (C, H, W) where X comes as rows of pixels. Inputs are standardised (one mean and deviation a channel).
 
     Losses: sC, sS: weights of similarity and decorrelation (sS only in the convolutional variants); target_filter:
     samples that are sure already give no gradient (convolutional variants); feedback_input "classes" or "batch": what

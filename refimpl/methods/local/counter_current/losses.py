@@ -176,7 +176,8 @@ def centralise(grads: Params) -> None:
         if g.ndim == 2:
             g -= g.mean(axis=0, keepdims=True)
         elif g.ndim > 2:
-            g -= g.mean(axis=tuple(range(1, g.ndim)), keepdims=True)
+            rows = g.reshape(len(g), -1)  # a window: one axis is quicker to sum over than three
+            rows -= rows.mean(axis=1, keepdims=True)
 
 
 def clip(grads: Params, most: float, by_level: bool = False) -> None:

@@ -167,6 +167,8 @@ for _op in ("mse", "mse_backward", "l1", "l1_backward"):
         _op, "prediction", lambda normal, n: {"prediction": normal(*_rows(n)), "target": normal(*_rows(n))}, ELEMENTS
     )
 
+tunable("map_agreement", "a", lambda normal, n: {"a": normal(*_images(n)), "c": normal(*_images(n)), "sD": 1.0}, IMAGES)
+
 for _op in ("binary_cross_entropy_with_logits", "binary_cross_entropy_with_logits_backward"):
     tunable(
         _op,

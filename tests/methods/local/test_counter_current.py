@@ -1,6 +1,7 @@
 """Losses, gradients and locality of counter-current learning, and the learner."""
 
 import json
+import math
 import pickle
 
 import numpy as np
@@ -465,6 +466,10 @@ def test_the_papers_values_can_be_had():
     learner = CounterCurrent.paper("cifar-10", "cnn_pool", epochs=2)
     assert (learner.momentum, learner.clip, learner.sC, learner.target_filter) == (0.8, 0.3, 1.0, True)
     assert learner.epochs == 2 and CounterCurrent.paper("cifar-10").hidden == (1024,) * 3
+    learner = CounterCurrent.paper("cifar-100", "cnn_pool")
+    assert (learner.momentum, learner.clip, learner.target_filter, learner.sC) == (0.5, math.inf, False, 1.0)
+    with pytest.raises(ValueError, match=r"no settings for 'stl', expected one of mnist, .*, cifar-100"):
+        CounterCurrent.paper("stl")
 
 
 @pytest.mark.parametrize(

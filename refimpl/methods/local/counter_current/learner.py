@@ -88,15 +88,21 @@ class CounterCurrent(Classifier):
 
     @classmethod
     def paper(cls, data: str = "mnist", variant: str = "mlp", **changes: Any) -> CounterCurrent:
-        """The paper's values for "mnist", "fashion-mnist" or "cifar-10"; `changes` replace some."""
+        """The paper's values for "mnist", "fashion-mnist", "cifar-10" or "cifar-100"; `changes` replace some. Raises
+        ValueError for another name."""
+        known = ("mnist", "fashion-mnist", "cifar-10", "cifar-100")
+        if data not in known:
+            raise ValueError(f"CounterCurrent: no settings for {data!r}, expected one of {', '.join(known)}")
         values: dict[str, Any] = {"variant": variant, "epochs": 100}
-        if variant == "mlp" and data == "cifar-10":
+        if variant == "mlp" and data.startswith("cifar"):
             values |= {"hidden": (1024,) * 3}
         if variant != "mlp":
             values |= {"warmup": 100}
         if variant == "cnn_pool":
             values |= {"batch_size": 128, "momentum": 0.8, "weight_decay": 1e-6, "sC": 1.0, "clip": 0.3}
             values |= {"centralise": True, "target_filter": True, "schedule": "cosine", "augment": True}
+            if data == "cifar-100":
+                values |= {"momentum": 0.5, "clip": math.inf, "target_filter": False}
         return cls(**{**values, **changes})
 
     # ------------------------------------------------------------ training

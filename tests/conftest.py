@@ -1,4 +1,5 @@
-"""Test tiers. Fast (every run): few drawn examples. REFIMPL_TEST_PROFILE=deep draws many more."""
+"""Test tiers by REFIMPL_TEST_PROFILE. fast (every run): few drawn examples, the same ones each time. random: as few,
+others each time. deep: many, others each time."""
 
 import os
 import signal
@@ -15,7 +16,8 @@ os.environ["REFIMPL_WISDOM"] = "off"
 
 from hypothesis import settings
 
-settings.register_profile("fast", max_examples=25, deadline=None, print_blob=True)
+settings.register_profile("fast", max_examples=25, deadline=None, derandomize=True)
+settings.register_profile("random", max_examples=25, deadline=None, print_blob=True)
 settings.register_profile("deep", max_examples=300, deadline=None, print_blob=True)
 settings.load_profile(os.environ.get("REFIMPL_TEST_PROFILE", "fast"))
 

@@ -9,45 +9,18 @@
  * Roofline: 2 M N K operations on M K + K N + M N elements; packed, each loaded vector of B meets MR rows of A and the
  * kernel is bound by its MR * NV multiply-adds a step. Packing costs one pass over A and B.
  *
- * A product with a few rows or columns only is bound by reading its large operand once; it takes another way, unpacked.
+ * A product with a few rows, columns or steps only is bound by memory and takes another way, unpacked (gemm_thin.c).
  *
  * Bias and activation are applied while a tile of C is in registers or L1 and spare a pass over C each.
  *
  * An element of C is the sum over blocks of KC of sums over k in order, whichever thread or tile it falls to.
  */
-#include "gemm.h"
-#include "activate.h"
+#include "gemm_internal.h"
 #include "parameter.h"
-
-#include <string.h>
 
 #ifdef _OPENMP
 #include <omp.h>
 #endif
-
-/* The register tile: MR rows of NV vectors, as large as the register file allows (accumulators, NV vectors of B and
- * one broadcast of A). */
-#if defined(__AVX512F__)
-#define BYTES 64
-#define MR 14
-#elif defined(__AVX__)
-#define BYTES 32
-#define MR 6
-#elif defined(__aarch64__)
-#define BYTES 16
-#define MR 12
-#else
-#define BYTES 16
-#define MR 6
-#endif
-#define NV 2
-#ifdef RI_IS_F32
-#define LANES (BYTES / 4)
-#else
-#define LANES (BYTES / 8)
-#endif
-#define VL ((i64)LANES)
-#define NR (NV * VL)
 
 /* Cache blocks: a block of A (MC x KC) and a sliver of B (KC x NR) in L2, a panel of B (KC x NC) in L3. A sliver that
  * outgrows L1 costs less than the passes over C that a smaller KC would add: the kernel loads NV vectors of B for MR NV
@@ -58,49 +31,10 @@ RI_PARAMETER(gemm_nc, 2048, 512, 1024, 2048, 4096);
 /* Up to so many rows of C, B is read where it lies: with few tiles to a sliver packing costs more than it saves. */
 RI_PARAMETER(gemm_direct, 64, 0, 32, 64, 128, 256);
 
-typedef real vec __attribute__((vector_size(BYTES)));
-/* the same at any address that suits an element */
-typedef real loose __attribute__((vector_size(BYTES), aligned(sizeof(real)), may_alias));
-
-#define INLINE static inline __attribute__((always_inline))
-
-#include "transpose.h"
-
-typedef struct {
-    int ta, tb;
-    i64 M, N, K;
-    const real *a;
-    i64 lda;
-    const real *b;
-    i64 ldb;
-    const real *bias;
-    int accumulate;
-    real *c;
-    i64 ldc;
-    int activation;
-    real *before; /* lies as C does */
-} product;
-
 /* The parameters of one call */
 typedef struct {
     i64 mc, kc, nc, direct;
 } blocks;
-
-INLINE vec load(const real *x) {
-    return *(const loose *)x;
-}
-
-INLINE void store(real *x, vec v) {
-    *(loose *)x = v;
-}
-
-INLINE i64 least(i64 a, i64 b) {
-    return a < b ? a : b;
-}
-
-INLINE i64 up(i64 n, i64 grain) {
-    return (n + grain - 1) / grain * grain;
-}
 
 /* ------------------------------------------------------------------------------------------------ packing */
 
@@ -310,45 +244,7 @@ static int height(i64 M) {
     return best;
 }
 
-/* ------------------------------------------------------------------------------------------------ activation */
-
-/* x = f(x) for n consecutive numbers. */
-#define EACH(F)                                                   \
-    do {                                                          \
-        _Pragma("omp simd") for (i64 i = 0; i < n; i++) x[i] = F; \
-        return;                                                   \
-    } while (0)
-
-static void activate(int activation, i64 n, real *x) {
-    switch (activation) {
-        case RI_ACT_RELU:
-            EACH(ri_relu(x[i]));
-        case RI_ACT_TANH:
-            EACH(ri_tanh(x[i]));
-        case RI_ACT_SIGMOID:
-            EACH(ri_sigmoid(x[i]));
-        case RI_ACT_LEAKY_RELU:
-            EACH(ri_leaky_relu(x[i], RI_LEAKY_SLOPE));
-        case RI_ACT_ELU:
-            EACH(ri_elu(x[i], RI_ELU_ALPHA));
-        case RI_ACT_GELU:
-            EACH(ri_gelu(x[i]));
-        case RI_ACT_GELU_TANH:
-            EACH(ri_gelu_tanh(x[i]));
-        case RI_ACT_SILU:
-            EACH(ri_silu(x[i]));
-        case RI_ACT_SOFTPLUS:
-            EACH(ri_softplus(x[i]));
-        default:
-            break;
-    }
-}
-
-/* The same for n numbers of C, with a copy of what they were where `before` is given. */
-static void finish(int activation, i64 n, real *c, real *before) {
-    if (before && n > 0) memcpy(before, c, sizeof(real) * (size_t)n);
-    activate(activation, n, c);
-}
+/* ------------------------------------------------------------------------------------------------ tiles and blocks */
 
 /* m rows of n <= NR numbers from one place to another. */
 INLINE void move(i64 m, i64 n, const real *from, i64 from_ld, real *to, i64 to_ld) {
@@ -371,7 +267,7 @@ static void activated(kernel *run, i64 kc, const real *a, i64 sa, i64 m, const r
     if (add) move(m, n, c, ldc, tile, NR);
     run(kc, a, sa, m, b, sb, n, bias, add, tile, NR);
     if (before) move(m, n, tile, NR, before, ldc);
-    activate(activation, m * NR, tile);
+    RI_INTERNAL(gemm_activate)(activation, m * NR, tile);
     move(m, n, tile, NR, c, ldc);
 }
 
@@ -396,218 +292,6 @@ static void block(int h, i64 mc, i64 kc, i64 j0, i64 j1, const real *a, i64 lda,
                 run(kc, rows, lda, m, sliver, step, n, offset, add, c + at, ldc);
         }
     }
-}
-
-/* Nanoseconds of a product on one thread, about (never more than fits an i64). */
-static i64 cost(i64 batch, i64 M, i64 N, i64 K) {
-    double ns = (double)batch * (double)M * (double)N * (double)K / (double)(6 * VL);
-    return ns < 1e15 ? (i64)ns : (i64)1e15;
-}
-
-/* ------------------------------------------------------------------------------------------------ thin products */
-
-/* At most THIN rows (or columns) of C: each element of the other operand is used THIN times or less, so that memory is
- * the limit and packing would double the traffic. out[r * out_r + j * out_j] = (add ? out : 0) + sum_k x[r][k] Y(j, k)
- * + bias, for the columns j in [j0, j1). x is R x K, contiguous; bias[r * bias_r + j * bias_j] or NULL. */
-#define THIN 4
-#define CHUNK 512
-#define BEYOND_CACHE 4194304 /* bytes of Y that no L2 holds */
-
-typedef struct {
-    i64 R, n, K;
-    const real *x, *y;
-    i64 y_j, y_k;
-    const real *bias;
-    i64 bias_r, bias_j;
-    int add;
-    real *out;
-    i64 out_r, out_j;
-    int activation;
-    real *before;
-} thin;
-
-INLINE void put(const thin *p, i64 r, i64 j, real sum) {
-    real *to = p->out + r * p->out_r + j * p->out_j;
-    if (p->bias) sum += p->bias[r * p->bias_r + j * p->bias_j];
-    *to = p->add ? *to + sum : sum;
-}
-
-/* sum (R rows of THIN CHUNK / R) += G steps of K, read as G streams along j; `ahead`: each asks for what it needs soon.
- * Inlined with constants R and G. */
-INLINE void add_steps(const int R, const int G, int ahead, const real *x, i64 K, const real *y, i64 y_k, i64 n,
-                      real *sum) {
-    i64 j = 0;
-    for (; j + VL <= n; j += VL) {
-        vec t[THIN];
-#pragma GCC unroll 4
-        for (int r = 0; r < R; r++) t[r] = load(sum + r * (THIN * CHUNK / R) + j);
-#pragma GCC unroll 8
-        for (int g = 0; g < G; g++) {
-            vec v = load(y + g * y_k + j);
-            if (ahead) __builtin_prefetch(y + g * y_k + j + 16 * VL);
-#pragma GCC unroll 4
-            for (int r = 0; r < R; r++) t[r] += x[r * K + g] * v;
-        }
-#pragma GCC unroll 4
-        for (int r = 0; r < R; r++) store(sum + r * (THIN * CHUNK / R) + j, t[r]);
-    }
-    for (; j < n; j++) {
-        for (int r = 0; r < R; r++) {
-            real t = sum[r * (THIN * CHUNK / R) + j];
-            for (int g = 0; g < G; g++) t += x[r * K + g] * y[g * y_k + j];
-            sum[r * (THIN * CHUNK / R) + j] = t;
-        }
-    }
-}
-
-/* Y consecutive along j */
-INLINE void thin_rows(const int R, const thin *p, i64 j0, i64 j1) {
-    const i64 chunk = THIN * CHUNK / R;
-    real sum[THIN * CHUNK];
-    for (i64 j = j0; j < j1; j += chunk) {
-        i64 n = least(chunk, j1 - j), k = 0;
-        for (i64 r = 0; r < R; r++) memset(sum + r * chunk, 0, sizeof(real) * (size_t)n);
-        if (R == 1 && p->n * (i64)sizeof(real) > BEYOND_CACHE / p->K) {
-            for (; k + 8 <= p->K; k += 8) add_steps(R, 8, 1, p->x + k, p->K, p->y + k * p->y_k + j, p->y_k, n, sum);
-        }
-        for (; k + 8 <= p->K; k += 8) add_steps(R, 8, 0, p->x + k, p->K, p->y + k * p->y_k + j, p->y_k, n, sum);
-        for (; k < p->K; k++) add_steps(R, 1, 0, p->x + k, p->K, p->y + k * p->y_k + j, p->y_k, n, sum);
-        for (i64 r = 0; r < R; r++) {
-            for (i64 q = 0; q < n; q++) put(p, r, j + q, sum[r * chunk + q]);
-        }
-    }
-}
-
-/* the lanes of v, added by halves */
-INLINE real total(vec v) {
-    real lane[LANES];
-    memcpy(lane, &v, sizeof lane);
-#pragma GCC unroll 4
-    for (int half = LANES / 2; half > 0; half /= 2) {
-#pragma GCC unroll 8
-        for (int i = 0; i < half; i++) lane[i] += lane[i + half];
-    }
-    return lane[0];
-}
-
-/* Y consecutive along k: R x J dot products at a time. Each starts with the last K mod LANES steps (a vector whose
- * other lanes are masked out), or is scalar where K has no whole vector. */
-INLINE void dots(const int R, const int J, const thin *p, i64 j) {
-    const real *y = p->y + j * p->y_j;
-    vec t[THIN][8];
-#pragma GCC unroll 4
-    for (int r = 0; r < R; r++) {
-#pragma GCC unroll 8
-        for (int q = 0; q < J; q++) t[r][q] = (vec){0};
-    }
-    i64 k = 0, few = p->K < VL ? p->K : 0;
-    if (p->K > VL && p->K % VL) {
-        typedef uint8_t bits __attribute__((vector_size(BYTES)));
-        static const uint8_t mask[2 * BYTES] = {[BYTES... 2 * BYTES - 1] = 255};
-        bits keep;
-        memcpy(&keep, mask + p->K % VL * (i64)sizeof(real), sizeof keep);
-        vec x[THIN];
-#pragma GCC unroll 4
-        for (int r = 0; r < R; r++) x[r] = (vec)((bits)load(p->x + r * p->K + p->K - VL) & keep);
-#pragma GCC unroll 8
-        for (int q = 0; q < J; q++) {
-            vec v = (vec)((bits)load(y + q * p->y_j + p->K - VL) & keep);
-#pragma GCC unroll 4
-            for (int r = 0; r < R; r++) t[r][q] = x[r] * v;
-        }
-    }
-    for (; k + VL <= p->K; k += VL) {
-        vec x[THIN];
-#pragma GCC unroll 4
-        for (int r = 0; r < R; r++) x[r] = load(p->x + r * p->K + k);
-#pragma GCC unroll 8
-        for (int q = 0; q < J; q++) {
-            vec v = load(y + q * p->y_j + k);
-            if (R == 1) __builtin_prefetch(y + q * p->y_j + k + 16 * VL);
-#pragma GCC unroll 4
-            for (int r = 0; r < R; r++) t[r][q] += x[r] * v;
-        }
-    }
-#pragma GCC unroll 4
-    for (int r = 0; r < R; r++) {
-#pragma GCC unroll 8
-        for (int q = 0; q < J; q++) {
-            real sum = total(t[r][q]);
-            for (i64 i = 0; i < few; i++) sum += p->x[r * p->K + i] * y[q * p->y_j + i];
-            put(p, r, j + q, sum);
-        }
-    }
-}
-
-INLINE void thin_dots(const int R, const int J, const thin *p, i64 j0, i64 j1) {
-    i64 j = j0;
-    for (; j + J <= j1; j += J) dots(R, J, p, j);
-    for (; j < j1; j++) dots(R, 1, p, j);
-}
-
-static void thin_part(const thin *p, i64 j0, i64 j1) {
-    if (p->y_k == 1) {
-        if (p->R == 1)
-            thin_dots(1, 8, p, j0, j1);
-        else if (p->R == 2)
-            thin_dots(2, 4, p, j0, j1);
-        else if (p->R == 3)
-            thin_dots(3, BYTES == 64 ? 4 : 2, p, j0, j1);
-        else
-            thin_dots(4, BYTES == 64 ? 4 : 2, p, j0, j1);
-    } else {
-        if (p->R == 1)
-            thin_rows(1, p, j0, j1);
-        else if (p->R == 2)
-            thin_rows(2, p, j0, j1);
-        else if (p->R == 3)
-            thin_rows(3, p, j0, j1);
-        else
-            thin_rows(4, p, j0, j1);
-    }
-    if (!p->activation) return;
-    /* rows of C that go on from j0 to j1, or, where C is written transposed, whole short ones */
-    i64 rows = p->out_j == 1 ? p->R : j1 - j0, n = p->out_j == 1 ? j1 - j0 : p->R;
-    for (i64 i = 0; i < rows; i++) {
-        i64 at = p->out_j == 1 ? i * p->out_r + j0 : (j0 + i) * p->out_j;
-        finish(p->activation, n, p->out + at, p->before ? p->before + at : NULL);
-    }
-}
-
-static int thin_product(const product *p, int threads) {
-    thin t = {.K = p->K, .bias = p->bias, .add = p->accumulate, .activation = p->activation, .before = p->before};
-    const real *x;
-    i64 x_r, x_k;
-    if (p->M <= THIN) { /* x is op(A), Y is op(B)^T */
-        t.R = p->M, t.n = p->N, t.y = p->b, t.y_j = p->tb ? p->ldb : 1, t.y_k = p->tb ? 1 : p->ldb;
-        t.bias_r = 0, t.bias_j = 1, t.out = p->c, t.out_r = p->ldc, t.out_j = 1;
-        x = p->a, x_r = p->ta ? 1 : p->lda, x_k = p->ta ? p->lda : 1;
-    } else { /* x is op(B)^T, Y is op(A), C is written transposed */
-        t.R = p->N, t.n = p->M, t.y = p->a, t.y_j = p->ta ? 1 : p->lda, t.y_k = p->ta ? p->lda : 1;
-        t.bias_r = 1, t.bias_j = 0, t.out = p->c, t.out_r = 1, t.out_j = p->ldc;
-        x = p->b, x_r = p->tb ? p->ldb : 1, x_k = p->tb ? 1 : p->ldb;
-    }
-    t.x = x;
-    if (x_k != 1 || (t.R > 1 && x_r != t.K)) {
-        real *copy = ri_workspace(RI_WS_GEMM_A, sizeof(real) * (size_t)(t.R * t.K));
-        if (!copy) return RI_NOMEM;
-        for (i64 r = 0; r < t.R; r++) {
-            for (i64 k = 0; k < t.K; k++) copy[r * t.K + k] = x[r * x_r + k * x_k];
-        }
-        t.x = copy;
-    }
-    int team = ri_team(threads, cost(4, t.R, t.n, t.K)); /* bound by memory: dearer than its multiplications */
-    if (team == 1) {
-        thin_part(&t, 0, t.n);
-        return RI_OK;
-    }
-#pragma omp parallel for schedule(static) num_threads(team)
-    for (int part = 0; part < team; part++) {
-        i64 j0, j1;
-        ri_share(t.n, VL, part, team, &j0, &j1);
-        thin_part(&t, j0, j1);
-    }
-    return RI_OK;
 }
 
 /* ------------------------------------------------------------------------------------------------ the five loops */
@@ -697,13 +381,13 @@ static void empty(const product *p) {
             real t = p->bias ? p->bias[j] : 0;
             p->c[i * p->ldc + j] = p->accumulate ? p->c[i * p->ldc + j] + t : t;
         }
-        finish(p->activation, p->N, p->c + i * p->ldc, p->before ? p->before + i * p->ldc : NULL);
+        RI_INTERNAL(gemm_finish)(p->activation, p->N, p->c + i * p->ldc, p->before ? p->before + i * p->ldc : NULL);
     }
 }
 
 /* A whole product by the five loops; `extra` elements are left free at the start of the panel's workspace. */
 static int loops(const product *p, const blocks *s, i64 extra, int threads) {
-    int team = ri_team(threads, cost(1, p->M, p->N, p->K));
+    int team = ri_team(threads, product_cost(1, p->M, p->N, p->K));
     i64 kc = least(s->kc, p->K);
     size_t block_bytes = sizeof(real) * (size_t)((least(s->mc, p->M) + MR) * kc + VL);
     real *panel = ri_workspace(RI_WS_GEMM_B, sizeof(real) * (size_t)(extra + up(least(s->nc, p->N), NR) * kc));
@@ -778,12 +462,14 @@ static int turned(const product *p, const blocks *s, int threads) {
             }
             for (i64 i = 0; p->activation && i < m; i++) {
                 i64 at = (i0 + i) * p->ldc + j0;
-                finish(p->activation, n, p->c + at, p->before ? p->before + at : NULL);
+                RI_INTERNAL(gemm_finish)(p->activation, n, p->c + at, p->before ? p->before + at : NULL);
             }
         }
     }
     return RI_OK;
 }
+
+/* ------------------------------------------------------------------------------------------------ which way */
 
 /* Whether a thin product consists of dot products too short to be worth adding up the lanes of each. */
 static int many_short_dots(const product *p) {
@@ -792,46 +478,8 @@ static int many_short_dots(const product *p) {
     return p->M <= THIN ? p->tb && p->N >= NR : !p->ta && p->M >= NR && p->M <= TALL;
 }
 
-/* Products of a few steps (K <= FEW), such as the weight gradient of one sample: C is written once, 4 bytes for 2 K
- * operations, so memory is the limit, and packing would cost more than the product. Rows of B must be consecutive. */
-enum { FEW = 4 };
-
 static int few_steps(const product *p) {
     return p->K <= FEW && (!p->tb || (p->K == 1 && p->ldb == 1));
-}
-
-static void few_rows(const product *p, i64 lo, i64 hi) {
-    for (i64 i = lo; i < hi; i++) {
-        real *c = p->c + i * p->ldc;
-        for (i64 k = 0; k < p->K; k++) {
-            const real x = p->ta ? p->a[k * p->lda + i] : p->a[i * p->lda + k];
-            const real *b = p->b + (p->tb ? 0 : k * p->ldb);
-            if (k == 0 && !p->accumulate) {
-#pragma omp simd
-                for (i64 j = 0; j < p->N; j++) c[j] = x * b[j];
-            } else {
-#pragma omp simd
-                for (i64 j = 0; j < p->N; j++) c[j] += x * b[j];
-            }
-        }
-        for (i64 j = 0; p->bias && j < p->N; j++) c[j] += p->bias[j];
-        if (p->activation) finish(p->activation, p->N, c, p->before ? p->before + i * p->ldc : NULL);
-    }
-}
-
-static int outer(const product *p, int threads) {
-    int team = ri_team(threads, p->M * p->N / 8);
-    if (team == 1) {
-        few_rows(p, 0, p->M);
-        return RI_OK;
-    }
-#pragma omp parallel for schedule(static) num_threads(team)
-    for (int rank = 0; rank < team; rank++) {
-        i64 lo, hi;
-        ri_share(p->M, 8, rank, team, &lo, &hi);
-        few_rows(p, lo, hi);
-    }
-    return RI_OK;
 }
 
 static int run(const product *p, int threads) {
@@ -842,10 +490,10 @@ static int run(const product *p, int threads) {
     }
     const blocks s = {RI_VALUE(gemm_mc), RI_VALUE(gemm_kc), RI_VALUE(gemm_nc), RI_VALUE(gemm_direct)};
     if (least(p->M, p->N) <= THIN) {
-        if (!many_short_dots(p)) return thin_product(p, threads);
+        if (!many_short_dots(p)) return RI_INTERNAL(gemm_thin)(p, threads);
         return p->M <= THIN ? loops(p, &s, 0, threads) : turned(p, &s, threads);
     }
-    if (few_steps(p)) return outer(p, threads);
+    if (few_steps(p)) return RI_INTERNAL(gemm_outer)(p, threads);
     if (better_turned(p)) return turned(p, &s, threads);
     return loops(p, &s, 0, threads);
 }
@@ -891,7 +539,7 @@ int RI_INTERNAL(gemm_batch)(int ta, int tb, i64 batch, i64 M, i64 N, i64 K, cons
     if (rows_follow || steps_follow) batch = 1;
 
     /* One matrix a thread where that keeps the team busy, else the team goes through the matrices together. */
-    int team = ri_team(threads, cost(batch, M, N, K));
+    int team = ri_team(threads, product_cost(batch, M, N, K));
     if (team > 1 && batch >= team && c_step != 0) {
         int failed = RI_OK;
 #pragma omp parallel for schedule(static) num_threads(team)

@@ -97,6 +97,7 @@ NOINLINE void product(i64 m, i64 n, i64 K, const real *a, i64 lda, const real *w
     for (i64 j = 0; j < n; j += WIDE, w += WIDE * K) {
         i64 width = n - j < WIDE ? n - j : WIDE, i = 0;
         for (; i + ROWS <= m; i += ROWS) tile(ROWS, K, width, a + i * lda, lda, w, add, c + i * ldc + j, ldc);
+        for (; ROWS > 4 && i + 4 <= m; i += 4) tile(4, K, width, a + i * lda, lda, w, add, c + i * ldc + j, ldc);
         for (; i + 2 <= m; i += 2) tile(2, K, width, a + i * lda, lda, w, add, c + i * ldc + j, ldc);
         for (; i < m; i++) tile(1, K, width, a + i * lda, lda, w, add, c + i * ldc + j, ldc);
     }

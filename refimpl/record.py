@@ -27,7 +27,7 @@ from refimpl.data import Data
 from refimpl.estimator import Estimator
 
 MOST = 2**62  # what a whole number of --set may be
-HOLDS, FAILS, NOT_HERE = "holds", "does not hold", "not at this scale"
+HOLDS, FAILS, NOT_HERE, MEASURED = "holds", "does not hold", "not at this scale", "measured"
 
 
 def given(slug: str, defaults: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -92,17 +92,18 @@ class Contender:
 class Score:
     """What `learner.score(*data.test)` is, for tables and figures: its name, and how to write it.
 
-    A `fraction` is written as a percentage, any other score with three decimals and its `unit`.
+    A `fraction` is written as a percentage, any other score with so many `decimals` and its `unit`.
     """
 
     name: str = "test accuracy"
     fraction: bool = True
     unit: str = ""
     higher_is_better: bool = True
+    decimals: int = 3
 
     def text(self, value: float) -> str:
         """The value with its unit: 94.2 %, 1.234 bits a byte."""
-        return f"{100 * value:.1f} %" if self.fraction else f"{value:.3f} {self.unit}".rstrip()
+        return f"{100 * value:.1f} %" if self.fraction else f"{value:.{self.decimals}f} {self.unit}".rstrip()
 
 
 @dataclass(frozen=True)
@@ -187,6 +188,7 @@ class Claim:
 
     `measure(setting)` returns numbers for one seed; `judge(list of them)` returns (holds, note) from all seeds. The
     threshold comes from the paper's card, before the run, and is text here because `judge` is where it is applied.
+    Where the card names none, `judge` returns (None, note), and the verdict is "measured": no threshold is made up.
     `data` names the sets it runs on ("" for a claim that needs none); `quick_judged` False marks a claim whose quick
     mode is too small to decide (its verdict is then "not at this scale").
     """
@@ -197,7 +199,7 @@ class Claim:
     threshold: str
     data: tuple[str, ...]
     measure: Callable[[Setting], Mapping[str, Any]]
-    judge: Callable[[list[Mapping[str, Any]]], tuple[bool, str]]
+    judge: Callable[[list[Mapping[str, Any]]], tuple[bool | None, str]]
     draw: Callable[[Any, list[Mapping[str, Any]]], None] | None = None
     quick_judged: bool = False
 
@@ -210,7 +212,7 @@ def claim(
     id: str,
     sentence: str,
     threshold: str,
-    judge: Callable[[list[Mapping[str, Any]]], tuple[bool, str]],
+    judge: Callable[[list[Mapping[str, Any]]], tuple[bool | None, str]],
     data: tuple[str, ...] = ("",),
     draw: Callable[[Any, list[Mapping[str, Any]]], None] | None = None,
     quick_judged: bool = False,

@@ -79,8 +79,8 @@ FAMILIES = {
 
 def _card(root: Path, out: Path, slug: str, module: Any) -> str:
     paper, results = module.PAPER, _results(root, slug)
-    holds = sum(e["verdict"] == "holds" for e in results["claims"]) if results else 0
-    told = f"{holds} of {len(results['claims'])} measurements hold" if results else "not measured yet"
+    verdicts = [e["verdict"] for e in results["claims"] if e["verdict"] != "measured"] if results else []
+    told = f"{verdicts.count('holds')} of {len(verdicts)} measurements hold" if results else "not measured yet"
     picture = _thumbnail(root, out, slug, results)
     image = f'<img src="../_images/{picture}" alt="" loading="lazy">' if picture else ""
     name = _short_name(module)

@@ -35,4 +35,8 @@ int RI(cosine_similarity)(const real *a, const real *b, double eps, i64 B, i64 D
 int RI(cosine_similarity_backward)(const real *ds, const real *a, const real *b, const real *s, const real *norm_a,
                                    const real *norm_b, double eps, i64 B, i64 D, real *da, real *db, int threads);
 
+/* M maps of H W elements. sD < 0: the second terms are absent; da, dc may be NULL. */
+int RI(map_agreement)(const real *a, const real *c, double sC, double sD, double eps, i64 M, i64 H, i64 W, real *loss,
+                      real *da, real *dc, int threads);
+
 #endif

@@ -23,6 +23,11 @@ int RI(batchnorm)(const real *x, const real *gain, const real *bias, double eps,
                   real *mean, real *rstd, int threads);
 int RI(batchnorm_backward)(const real *dy, const real *x, const real *gain, const real *mean, const real *rstd, i64 B,
                            i64 C, i64 S, real *dx, real *dgain, real *dbias, int threads);
+/* y = relu(batchnorm(x)); back from y */
+int RI(batchnorm_relu)(const real *x, const real *gain, const real *bias, double eps, i64 B, i64 C, i64 S, real *y,
+                       real *mean, real *rstd, int threads);
+int RI(batchnorm_relu_backward)(const real *dy, const real *y, const real *x, const real *gain, const real *mean,
+                                const real *rstd, i64 B, i64 C, i64 S, real *dx, real *dgain, real *dbias, int threads);
 int RI(batchnorm_inference)(const real *x, const real *gain, const real *bias, const real *mean, const real *variance,
                             double eps, i64 B, i64 C, i64 S, real *y, int threads);
 int RI(batchnorm_inference_backward)(const real *dy, const real *x, const real *gain, const real *mean,

@@ -326,3 +326,159 @@ int RI(cosine_similarity_backward)(const real *ds, const real *a, const real *b,
                                 D, da, db));
     return RI_OK;
 }
+
+/* ---------------------------------------------------------------- agreement of two sets of maps */
+
+enum { STRETCH = 1024 }; /* elements of a map that are summed in `real` before the total goes on in double */
+
+/* What the second visit of a pair of maps needs: their means (and what rounding left of them) and inverse lengths 1/(n
+ * + e), 1/(m + e); the factors of a - c, of g / (n + e) and g / (m + e), of u and of v. */
+struct pair_of_maps {
+    real mean_a, mean_c, rest_a, rest_c, short_a, short_c, apart, push_a, push_c, along_a, along_c;
+};
+
+/* A NaN stays. */
+static inline double above_zero(double x) {
+    return x < 0.0 ? 0.0 : x;
+}
+
+/* The first visit: means, then, while the maps lie in the first cache, the sums of u, v, u^2, v^2 and u v about them.
+ * (About 0 one go would do, but a map that is bright and flat would lose its digits. The sums of u and v are what the
+ * rounding of a mean has left.) */
+static struct pair_of_maps pair_of(const real *a, const real *c, i64 n, real apart, double towards, double eps) {
+    double sum_a = 0.0, sum_c = 0.0, su = 0.0, sv = 0.0, uu = 0.0, vv = 0.0, uv = 0.0;
+    for (i64 first = 0; first < n; first += STRETCH) {
+        const i64 end = ri_smaller(first + STRETCH, n);
+        real s = R(0.0), t = R(0.0);
+#pragma omp simd reduction(+ : s, t)
+        for (i64 i = first; i < end; i++) {
+            s += a[i];
+            t += c[i];
+        }
+        sum_a += (double)s;
+        sum_c += (double)t;
+    }
+    const real mean_a = (real)(sum_a / (double)n), mean_c = (real)(sum_c / (double)n);
+    for (i64 first = 0; first < n; first += STRETCH) {
+        const i64 end = ri_smaller(first + STRETCH, n);
+        real ones_u = R(0.0), ones_v = R(0.0), s = R(0.0), t = R(0.0), st = R(0.0);
+#pragma omp simd reduction(+ : ones_u, ones_v, s, t, st)
+        for (i64 i = first; i < end; i++) {
+            const real u = a[i] - mean_a, v = c[i] - mean_c;
+            ones_u += u;
+            ones_v += v;
+            s += u * u;
+            t += v * v;
+            st += u * v;
+        }
+        su += (double)ones_u;
+        sv += (double)ones_v;
+        uu += (double)s;
+        vv += (double)t;
+        uv += (double)st;
+    }
+    uu = above_zero(uu - su * su / (double)n);
+    vv = above_zero(vv - sv * sv / (double)n);
+    uv -= su * sv / (double)n;
+    const double len_a = sqrt(uu), len_c = sqrt(vv), short_a = 1.0 / (len_a + eps), short_c = 1.0 / (len_c + eps);
+    /* <u, g> / (n (n + e)^2) and <v, -g> / (m (m + e)^2); 0 where a map has no contrast: then u = 0 */
+    const double ug = towards * (uu * short_a - uv * short_c), vg = towards * (vv * short_c - uv * short_a);
+    return (struct pair_of_maps){
+        mean_a,
+        mean_c,
+        (real)(su / (double)n),
+        (real)(sv / (double)n),
+        (real)short_a,
+        (real)short_c,
+        apart,
+        (real)(towards * short_a),
+        (real)(towards * short_c),
+        (real)(len_a == 0.0 ? 0.0 : ug * short_a * short_a / len_a),
+        (real)(len_c == 0.0 ? 0.0 : vg * short_c * short_c / len_c),
+    };
+}
+
+/* The second visit: the sums of (a - c)^2 and (norm(a) - norm(c))^2, and the gradients. A constant NULL costs nothing:
+ * the function is inlined. */
+RI_ALWAYS void compare_maps(const real *a, const real *c, i64 n, struct pair_of_maps p, real *da, real *dc,
+                            double *apart, double *unlike) {
+    for (i64 first = 0; first < n; first += STRETCH) {
+        const i64 end = ri_smaller(first + STRETCH, n);
+        real s = R(0.0), t = R(0.0);
+#pragma omp simd reduction(+ : s, t)
+        for (i64 i = first; i < end; i++) {
+            const real d = a[i] - c[i], u = (a[i] - p.mean_a) - p.rest_a, v = (c[i] - p.mean_c) - p.rest_c;
+            const real g = u * p.short_a - v * p.short_c;
+            s += d * d;
+            t += g * g;
+            if (da) da[i] = p.apart * d + p.push_a * g - p.along_a * u;
+            if (dc) dc[i] = -p.apart * d - p.push_c * g - p.along_c * v;
+        }
+        *apart += (double)s;
+        *unlike += (double)t;
+    }
+}
+
+/* n elements without regard to maps, for the first term alone. */
+RI_ALWAYS void compare(const real *a, const real *c, i64 n, real factor, real *da, real *dc, double *apart) {
+    for (i64 first = 0; first < n; first += STRETCH) {
+        const i64 end = ri_smaller(first + STRETCH, n);
+        real s = R(0.0);
+#pragma omp simd reduction(+ : s)
+        for (i64 i = first; i < end; i++) {
+            const real d = a[i] - c[i];
+            s += d * d;
+            if (da) da[i] = factor * d;
+            if (dc) dc[i] = -factor * d;
+        }
+        *apart += (double)s;
+    }
+}
+
+/* BODY with the gradients that are asked for as constants */
+#define GRADIENTS(da, dc, at, CALL)             \
+    do {                                        \
+        real *const u = (da) ? (da) + (at) : 0; \
+        real *const v = (dc) ? (dc) + (at) : 0; \
+        if (u && v) {                           \
+            CALL(u, v);                         \
+        } else if (u) {                         \
+            CALL(u, NULL);                      \
+        } else if (v) {                         \
+            CALL(NULL, v);                      \
+        } else {                                \
+            CALL(NULL, NULL);                   \
+        }                                       \
+    } while (0)
+
+int RI(map_agreement)(const real *a, const real *c, double sC, double sD, double eps, i64 M, i64 H, i64 W, real *loss,
+                      real *da, real *dc, int threads) {
+    const i64 S = H * W;
+    const double scale = (double)H / ((double)M * (double)S);
+    const real factor = (real)(2.0 * scale * sC);
+    const double towards = 2.0 * scale * sD;
+    const i64 rows = ri_block_rows(M, ri_larger(1, RI_CHUNK / ri_larger(S, 1))), blocks = ri_blocks(M, rows);
+    double apart[RI_PARTIALS] = {0},
+           unlike[RI_PARTIALS] = {0}; /* of each block: any number of threads, the same bits */
+    int team = ri_team(threads, M * S * 2);
+    RI_FOR(team, block, blocks, {
+        const i64 lo = block * rows, hi = ri_smaller(lo + rows, M);
+        if (sD < 0.0) {
+#define WHOLE(u, v) compare(a + lo * S, c + lo * S, (hi - lo) * S, factor, u, v, &apart[block])
+            GRADIENTS(da, dc, lo * S, WHOLE);
+        } else {
+            for (i64 k = lo; k < hi; k++) {
+                const struct pair_of_maps pair = pair_of(a + k * S, c + k * S, S, factor, towards, eps);
+#define ONE(u, v) compare_maps(a + k * S, c + k * S, S, pair, u, v, &apart[block], &unlike[block])
+                GRADIENTS(da, dc, k * S, ONE);
+            }
+        }
+    });
+    double first = 0.0, second = 0.0;
+    for (i64 k = 0; k < blocks; k++) {
+        first += apart[k];
+        second += unlike[k];
+    }
+    *loss = (real)(scale * sC * first + (sD < 0.0 ? 0.0 : scale * sD * second));
+    return RI_OK;
+}

@@ -23,6 +23,8 @@
 #include "norm.h"
 #include "rows.h"
 
+#define INLINE static inline __attribute__((always_inline))
+
 enum {
     SEGMENT = 32,
     LEAST_ROWS = 16,               /* rows of a partial sum, at least; */
@@ -116,14 +118,30 @@ static void fold(const real *partial, i64 stride, i64 blocks, i64 C, i64 S, real
     }
 }
 
+/* What a normalisation is followed by, a constant of each kernel: `relu`, or nothing. A NaN stays. */
+INLINE real ended(const int relu, real y) {
+    return relu && y < R(0.0) ? R(0.0) : y;
+}
+
+/* The gradient that comes through it, from its result y (dy again where nothing follows). */
+INLINE real passed(const int relu, real dy, real y) {
+    return !relu || y > R(0.0) ? dy : R(0.0);
+}
+
+INLINE ri_vec passed_lanes(const int relu, ri_vec dy, ri_vec y) {
+    return relu ? (ri_vec)((ri_lanemask)dy & (y > R(0.0))) : dy;
+}
+
 /* y = (x - mean) rstd gain + bias for one gain and bias */
-static inline void scale_segment(const real *x, real mean, real scale, real bias, i64 n, real *y) {
-    RI_STRIPS(n, y, (void)0, { y[i] = (x[i] - mean) * scale + bias; });
+INLINE void scale_segment(const int relu, const real *x, real mean, real scale, real bias, i64 n, real *y) {
+    RI_STRIPS(n, y, (void)0, { y[i] = ended(relu, (x[i] - mean) * scale + bias); });
 }
 
 /* sum(dy) and sum(dy (x - mean)) over a row */
-static inline void gradient_sums(const real *dy, const real *x, real mean, i64 n, double *sum, double *inner) {
-    RI_ROW_SUMS(n, *sum, RI_AT(dy), *inner, RI_AT(dy) * (RI_AT(x) - mean));
+INLINE void gradient_sums(const int relu, const real *dy, const real *y, const real *x, real mean, i64 n, double *sum,
+                          double *inner) {
+    RI_ROW_SUMS(n, *sum, passed_lanes(relu, RI_AT(dy), RI_AT(y)), *inner,
+                passed_lanes(relu, RI_AT(dy), RI_AT(y)) * (RI_AT(x) - mean));
 }
 
 /* ---------------------------------------------------------------- groups of a row: layer and group normalisation */
@@ -230,7 +248,8 @@ static void group_segments(const real *x, const real *gain, const real *bias, i6
             const i64 start = r % groups * per;
             for (i64 k = 0; k < per; k++) {
                 const i64 c = start + k, at = (r * per + k) * S;
-                scale_segment(x + at, mean[r], gain ? rstd[r] * gain[c] : rstd[r], bias ? bias[c] : R(0.0), S, y + at);
+                scale_segment(0, x + at, mean[r], gain ? rstd[r] * gain[c] : rstd[r], bias ? bias[c] : R(0.0), S,
+                              y + at);
             }
         }
     }
@@ -250,7 +269,7 @@ static void group_segments_backward(const real *dy, const real *x, const real *g
             for (i64 k = 0; k < per; k++) {
                 const i64 segment = r * per + k;
                 double sum, inner;
-                gradient_sums(dy + segment * S, x + segment * S, mean[r], S, &sum, &inner);
+                gradient_sums(0, dy + segment * S, dy + segment * S, x + segment * S, mean[r], S, &sum, &inner);
                 inner *= (double)rstd[r];
                 dgain[segment] = (real)inner;
                 dbias[segment] = (real)sum;
@@ -445,8 +464,8 @@ int RI(rmsnorm_backward)(const real *dy, const real *x, const real *gain, const 
 
 /* ---------------------------------------------------------------- batch normalisation, segments (S >= SEGMENT) */
 
-static void batch_channel(const real *x, const real *gain, const real *bias, double eps, i64 c, i64 B, i64 C, i64 S,
-                          real *y, real *mean, real *rstd) {
+INLINE void batch_channel(const int relu, const real *x, const real *gain, const real *bias, double eps, i64 c, i64 B,
+                          i64 C, i64 S, real *y, real *mean, real *rstd) {
     const double n = (double)B * (double)S;
     double sum = 0.0, sum2 = 0.0, part, part2;
     for (i64 b = 0; b < B; b++) sum += ri_row_sum(x + (b * C + c) * S, S);
@@ -459,25 +478,27 @@ static void batch_channel(const real *x, const real *gain, const real *bias, dou
     }
     statistics(m, sum, sum2, n, eps, &mean[c], &rstd[c]);
     const real scale = gain ? rstd[c] * gain[c] : rstd[c], shift = bias ? bias[c] : R(0.0);
-    for (i64 b = 0; b < B; b++) scale_segment(x + (b * C + c) * S, mean[c], scale, shift, S, y + (b * C + c) * S);
+    for (i64 b = 0; b < B; b++) scale_segment(relu, x + (b * C + c) * S, mean[c], scale, shift, S, y + (b * C + c) * S);
 }
 
-static void batch_channel_sums(const real *dy, const real *x, real mean, i64 c, i64 B, i64 C, i64 S, double *sum,
-                               double *inner) {
+INLINE void batch_channel_sums(const int relu, const real *dy, const real *y, const real *x, real mean, i64 c, i64 B,
+                               i64 C, i64 S, double *sum, double *inner) {
     double part, part_inner;
     *sum = *inner = 0.0;
     for (i64 b = 0; b < B; b++) {
-        gradient_sums(dy + (b * C + c) * S, x + (b * C + c) * S, mean, S, &part, &part_inner);
+        const i64 at = (b * C + c) * S;
+        gradient_sums(relu, dy + at, y + at, x + at, mean, S, &part, &part_inner);
         *sum += part;
         *inner += part_inner;
     }
 }
 
-static void batch_channel_backward(const real *dy, const real *x, const real *gain, const real *mean, const real *rstd,
-                                   i64 c, i64 B, i64 C, i64 S, real *dx, real *dgain, real *dbias) {
+INLINE void batch_channel_backward(const int relu, const real *dy, const real *y, const real *x, const real *gain,
+                                   const real *mean, const real *rstd, i64 c, i64 B, i64 C, i64 S, real *dx,
+                                   real *dgain, real *dbias) {
     const double n = (double)B * (double)S;
     double sum, inner;
-    batch_channel_sums(dy, x, mean[c], c, B, C, S, &sum, &inner);
+    batch_channel_sums(relu, dy, y, x, mean[c], c, B, C, S, &sum, &inner);
     inner *= (double)rstd[c];
     dgain[c] = (real)inner;
     dbias[c] = (real)sum;
@@ -486,14 +507,14 @@ static void batch_channel_backward(const real *dy, const real *x, const real *ga
     for (i64 b = 0; b < B; b++) {
         const i64 at = (b * C + c) * S;
 #pragma omp simd
-        for (i64 i = at; i < at + S; i++) dx[i] = scale * (dy[i] - mean_dy - (x[i] - m) * slope);
+        for (i64 i = at; i < at + S; i++) dx[i] = scale * (passed(relu, dy[i], y[i]) - mean_dy - (x[i] - m) * slope);
     }
 }
 
 static void inference_channel_backward(const real *dy, const real *x, const real *gain, const real *mean, real rstd,
                                        i64 c, i64 B, i64 C, i64 S, real *dx, real *dgain, real *dbias) {
     double sum, inner;
-    batch_channel_sums(dy, x, mean[c], c, B, C, S, &sum, &inner);
+    batch_channel_sums(0, dy, dy, x, mean[c], c, B, C, S, &sum, &inner);
     dgain[c] = (real)(inner * (double)rstd);
     dbias[c] = (real)sum;
     const real scale = gain ? rstd * gain[c] : rstd;
@@ -545,47 +566,54 @@ static void column_moments(const real *x, const real *m, i64 lo, i64 hi, i64 D, 
     }
 }
 
-static void column_gradient_sums(const real *dy, const real *x, const real *mean, i64 lo, i64 hi, i64 D, real *sum,
-                                 real *inner) {
+INLINE void column_gradient_sums(const int relu, const real *dy, const real *y, const real *x, const real *mean, i64 lo,
+                                 i64 hi, i64 D, real *sum, real *inner) {
     for (i64 j = 0; j < D; j++) sum[j] = inner[j] = R(0.0);
     i64 b = lo;
     for (; b + 4 <= hi; b += 4) {
         const real *g0 = dy + b * D, *g1 = g0 + D, *g2 = g1 + D, *g3 = g2 + D;
+        const real *y0 = y + b * D, *y1 = y0 + D, *y2 = y1 + D, *y3 = y2 + D;
         const real *r0 = x + b * D, *r1 = r0 + D, *r2 = r1 + D, *r3 = r2 + D;
 #pragma omp simd
         for (i64 j = 0; j < D; j++) {
-            const real m = mean[j];
-            sum[j] += (g0[j] + g1[j]) + (g2[j] + g3[j]);
-            inner[j] += (g0[j] * (r0[j] - m) + g1[j] * (r1[j] - m)) + (g2[j] * (r2[j] - m) + g3[j] * (r3[j] - m));
+            const real m = mean[j], d0 = passed(relu, g0[j], y0[j]), d1 = passed(relu, g1[j], y1[j]);
+            const real d2 = passed(relu, g2[j], y2[j]), d3 = passed(relu, g3[j], y3[j]);
+            sum[j] += (d0 + d1) + (d2 + d3);
+            inner[j] += (d0 * (r0[j] - m) + d1 * (r1[j] - m)) + (d2 * (r2[j] - m) + d3 * (r3[j] - m));
         }
     }
     for (; b < hi; b++) {
-        const real *grad = dy + b * D, *row = x + b * D;
+        const real *grad = dy + b * D, *result = y + b * D, *row = x + b * D;
 #pragma omp simd
         for (i64 j = 0; j < D; j++) {
-            sum[j] += grad[j];
-            inner[j] += grad[j] * (row[j] - mean[j]);
+            const real d = passed(relu, grad[j], result[j]);
+            sum[j] += d;
+            inner[j] += d * (row[j] - mean[j]);
         }
     }
 }
 
-static void scale_rows(const real *x, const real *mean, const real *scale, const real *bias, i64 lo, i64 hi, i64 D,
-                       real *y) {
+INLINE void scale_rows(const int relu, const real *x, const real *mean, const real *scale, const real *bias, i64 lo,
+                       i64 hi, i64 D, real *y) {
     for (i64 b = lo; b < hi; b++) {
         const real *row = x + b * D;
         real *out = y + b * D;
 #pragma omp simd
-        for (i64 j = 0; j < D; j++) out[j] = (row[j] - mean[j]) * scale[j] + bias[j];
+        for (i64 j = 0; j < D; j++) out[j] = ended(relu, (row[j] - mean[j]) * scale[j] + bias[j]);
     }
 }
 
-static void batch_rows_backward(const real *dy, const real *x, const real *mean, const real *scale, const real *mean_dy,
-                                const real *slope, i64 lo, i64 hi, i64 D, real *dx) {
+INLINE void batch_rows_backward(const int relu, const real *dy, const real *y, const real *x, const real *mean,
+                                const real *scale, const real *mean_dy, const real *slope, i64 lo, i64 hi, i64 D,
+                                real *dx) {
     for (i64 b = lo; b < hi; b++) {
-        const real *grad = dy + b * D, *row = x + b * D;
+        const real *grad = dy + b * D, *result = y + b * D, *row = x + b * D;
         real *out = dx + b * D;
 #pragma omp simd
-        for (i64 j = 0; j < D; j++) out[j] = scale[j] * (grad[j] - mean_dy[j] - (row[j] - mean[j]) * slope[j]);
+        for (i64 j = 0; j < D; j++) {
+            const real d = passed(relu, grad[j], result[j]);
+            out[j] = scale[j] * (d - mean_dy[j] - (row[j] - mean[j]) * slope[j]);
+        }
     }
 }
 
@@ -616,8 +644,8 @@ static int columns_of(i64 B, i64 D, struct columns *w) {
 #define BLOCK_LO (k * w.rows)
 #define BLOCK_HI ri_smaller((k + 1) * w.rows, B)
 
-static int batch_columns(const real *x, const real *gain, const real *bias, double eps, i64 B, i64 C, i64 S, real *y,
-                         real *mean, real *rstd, int team) {
+INLINE int batch_columns(const int relu, const real *x, const real *gain, const real *bias, double eps, i64 B, i64 C,
+                         i64 S, real *y, real *mean, real *rstd, int team) {
     struct columns w;
     int status = columns_of(B, C * S, &w);
     if (status) return status;
@@ -639,12 +667,13 @@ static int batch_columns(const real *x, const real *gain, const real *bias, doub
         for (i64 s = c * S; s < (c + 1) * S; s++) scale[s] = gain ? rstd[c] * gain[c] : rstd[c];
     }
     const real *means = spread(mean, R(0.0), C, S, w.vector[0]), *shift = spread(bias, R(0.0), C, S, w.vector[1]);
-    RI_FOR(team, k, w.blocks, scale_rows(x, means, scale, shift, BLOCK_LO, BLOCK_HI, D, y));
+    RI_FOR(team, k, w.blocks, scale_rows(relu, x, means, scale, shift, BLOCK_LO, BLOCK_HI, D, y));
     return RI_OK;
 }
 
-static int batch_columns_backward(const real *dy, const real *x, const real *gain, const real *mean, const real *rstd,
-                                  i64 B, i64 C, i64 S, real *dx, real *dgain, real *dbias, int team) {
+INLINE int batch_columns_backward(const int relu, const real *dy, const real *y, const real *x, const real *gain,
+                                  const real *mean, const real *rstd, i64 B, i64 C, i64 S, real *dx, real *dgain,
+                                  real *dbias, int team) {
     struct columns w;
     int status = columns_of(B, C * S, &w);
     if (status) return status;
@@ -653,7 +682,8 @@ static int batch_columns_backward(const real *dy, const real *x, const real *gai
     real *partial = w.partial, *scale = w.vector[1], *mean_dy = w.vector[2], *slope = w.vector[3];
     const real *means = spread(mean, R(0.0), C, S, w.vector[0]);
     RI_FOR(team, k, w.blocks,
-           column_gradient_sums(dy, x, means, BLOCK_LO, BLOCK_HI, D, partial + 2 * k * D, partial + (2 * k + 1) * D));
+           column_gradient_sums(relu, dy, y, x, means, BLOCK_LO, BLOCK_HI, D, partial + 2 * k * D,
+                                partial + (2 * k + 1) * D));
     fold(partial, 2 * D, w.blocks, C, S, dbias);
     fold(partial + D, 2 * D, w.blocks, C, S, dgain);
     for (i64 c = 0; c < C; c++) {
@@ -664,26 +694,49 @@ static int batch_columns_backward(const real *dy, const real *x, const real *gai
             slope[s] = (real)((double)dgain[c] / n) * rstd[c];
         }
     }
-    RI_FOR(team, k, w.blocks, batch_rows_backward(dy, x, means, scale, mean_dy, slope, BLOCK_LO, BLOCK_HI, D, dx));
+    RI_FOR(team, k, w.blocks,
+           batch_rows_backward(relu, dy, y, x, means, scale, mean_dy, slope, BLOCK_LO, BLOCK_HI, D, dx));
     return RI_OK;
 }
 
 /* ---------------------------------------------------------------- batch normalisation, the kernels */
 
+INLINE int batch_forward(const int relu, const real *x, const real *gain, const real *bias, double eps, i64 B, i64 C,
+                         i64 S, real *y, real *mean, real *rstd, int threads) {
+    int team = ri_team(threads, B * C * S);
+    if (S < SEGMENT) return batch_columns(relu, x, gain, bias, eps, B, C, S, y, mean, rstd, team);
+    RI_FOR(team, c, C, batch_channel(relu, x, gain, bias, eps, c, B, C, S, y, mean, rstd));
+    return RI_OK;
+}
+
+INLINE int batch_backward(const int relu, const real *dy, const real *y, const real *x, const real *gain,
+                          const real *mean, const real *rstd, i64 B, i64 C, i64 S, real *dx, real *dgain, real *dbias,
+                          int threads) {
+    int team = ri_team(threads, B * C * S * 2);
+    if (S < SEGMENT) return batch_columns_backward(relu, dy, y, x, gain, mean, rstd, B, C, S, dx, dgain, dbias, team);
+    RI_FOR(team, c, C, batch_channel_backward(relu, dy, y, x, gain, mean, rstd, c, B, C, S, dx, dgain, dbias));
+    return RI_OK;
+}
+
 int RI(batchnorm)(const real *x, const real *gain, const real *bias, double eps, i64 B, i64 C, i64 S, real *y,
                   real *mean, real *rstd, int threads) {
-    int team = ri_team(threads, B * C * S);
-    if (S < SEGMENT) return batch_columns(x, gain, bias, eps, B, C, S, y, mean, rstd, team);
-    RI_FOR(team, c, C, batch_channel(x, gain, bias, eps, c, B, C, S, y, mean, rstd));
-    return RI_OK;
+    return batch_forward(0, x, gain, bias, eps, B, C, S, y, mean, rstd, threads);
+}
+
+int RI(batchnorm_relu)(const real *x, const real *gain, const real *bias, double eps, i64 B, i64 C, i64 S, real *y,
+                       real *mean, real *rstd, int threads) {
+    return batch_forward(1, x, gain, bias, eps, B, C, S, y, mean, rstd, threads);
 }
 
 int RI(batchnorm_backward)(const real *dy, const real *x, const real *gain, const real *mean, const real *rstd, i64 B,
                            i64 C, i64 S, real *dx, real *dgain, real *dbias, int threads) {
-    int team = ri_team(threads, B * C * S * 2);
-    if (S < SEGMENT) return batch_columns_backward(dy, x, gain, mean, rstd, B, C, S, dx, dgain, dbias, team);
-    RI_FOR(team, c, C, batch_channel_backward(dy, x, gain, mean, rstd, c, B, C, S, dx, dgain, dbias));
-    return RI_OK;
+    return batch_backward(0, dy, dy, x, gain, mean, rstd, B, C, S, dx, dgain, dbias, threads);
+}
+
+int RI(batchnorm_relu_backward)(const real *dy, const real *y, const real *x, const real *gain, const real *mean,
+                                const real *rstd, i64 B, i64 C, i64 S, real *dx, real *dgain, real *dbias,
+                                int threads) {
+    return batch_backward(1, dy, y, x, gain, mean, rstd, B, C, S, dx, dgain, dbias, threads);
 }
 
 int RI(batchnorm_inference)(const real *x, const real *gain, const real *bias, const real *mean, const real *variance,
@@ -700,11 +753,11 @@ int RI(batchnorm_inference)(const real *x, const real *gain, const real *bias, c
     }
     if (S < SEGMENT) {
         const real *means = spread(mean, R(0.0), C, S, w.vector[0]), *shift = spread(bias, R(0.0), C, S, w.vector[1]);
-        RI_FOR(team, k, w.blocks, scale_rows(x, means, scale, shift, BLOCK_LO, BLOCK_HI, w.D, y));
+        RI_FOR(team, k, w.blocks, scale_rows(0, x, means, scale, shift, BLOCK_LO, BLOCK_HI, w.D, y));
         return RI_OK;
     }
     RI_FOR(team, k, B * C,
-           scale_segment(x + k * S, mean[k % C], scale[k % C], bias ? bias[k % C] : R(0.0), S, y + k * S));
+           scale_segment(0, x + k * S, mean[k % C], scale[k % C], bias ? bias[k % C] : R(0.0), S, y + k * S));
     return RI_OK;
 }
 
@@ -725,7 +778,8 @@ int RI(batchnorm_inference_backward)(const real *dy, const real *x, const real *
     real *partial = w.partial, *scale = w.vector[3];
     const real *means = spread(mean, R(0.0), C, S, w.vector[0]);
     RI_FOR(team, k, w.blocks,
-           column_gradient_sums(dy, x, means, BLOCK_LO, BLOCK_HI, D, partial + 2 * k * D, partial + (2 * k + 1) * D));
+           column_gradient_sums(0, dy, dy, x, means, BLOCK_LO, BLOCK_HI, D, partial + 2 * k * D,
+                                partial + (2 * k + 1) * D));
     fold(partial, 2 * D, w.blocks, C, S, dbias);
     fold(partial + D, 2 * D, w.blocks, C, S, dgain);
     for (i64 c = 0; c < C; c++) {

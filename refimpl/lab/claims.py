@@ -4,9 +4,9 @@ A measurement is one claim on one data set with one seed. It is stored in `measu
 whatever stops the work, the same command goes on with what is missing. Measurements of another version, backend or size
 (quick or not) are not mixed in. At the end each method has its `<slug>.json` and each claim its figure.
 
-Verdicts: "holds", "does not hold", "not at this scale" (a quick measurement that is too small to decide); and "not
-measured", with the reason, where a data set is missing or a measurement failed. Nothing is judged from a part of the
-seeds.
+Verdicts: "holds", "does not hold", "measured" (there is no threshold), "not at this scale" (a quick measurement that is
+too small to decide); and "not measured", with the reason, where a data set is missing or a measurement failed. Nothing
+is judged from a part of the seeds.
 """
 
 from __future__ import annotations
@@ -261,7 +261,7 @@ def _judge(part: Part, results: list[tuple[Job, dict[str, Any]]], quick: bool, o
             entry["verdict"] = record.NOT_HERE
             entry["note"] = f"quick measurement, too small to decide; {entry['note']}"
         else:
-            entry["verdict"] = record.HOLDS if holds else record.FAILS
+            entry["verdict"] = record.MEASURED if holds is None else record.HOLDS if holds else record.FAILS
         draw = claim.draw
         if draw is not None:
             from refimpl.lab import figures

@@ -96,11 +96,12 @@ def task_pair(images: np.ndarray, task: str, rng: np.random.Generator) -> tuple[
         x[np.arange(n), rng.integers(0, C, n)] = 0
         return x, images
     if task == "erase":
-        x, side = images.copy(), max(1, h // 3)
-        for i, (top, left) in enumerate(
-            zip(rng.integers(0, h - side + 1, n), rng.integers(0, max(1, w - side + 1), n))
-        ):
-            x[i, :, top : top + side, left : left + side] = 0
+        side = max(1, h // 3)
+        top, left = rng.integers(0, h - side + 1, n), rng.integers(0, max(1, w - side + 1), n)
+        down, right = (np.arange(extent) - first[:, None] for extent, first in ((h, top), (w, left)))  # from the corner
+        inside = ((down >= 0) & (down < side))[:, :, None] & ((right >= 0) & (right < side))[:, None]
+        x = images.copy()
+        x.swapaxes(0, 1)[:, inside] = 0
         return x, images
     if task == "rotate":
         return images, np.ascontiguousarray(np.rot90(images, axes=(2, 3)))

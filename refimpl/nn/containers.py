@@ -8,10 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from refimpl import ops
 from refimpl.nn.layer import Layer, declare_all
-from refimpl.nn.layers import Activation, Linear
-from refimpl.ops.matmul import ACTIVATIONS
+from refimpl.nn.layers import Activation
 
 
 class Sequential(Layer):
@@ -19,18 +17,19 @@ class Sequential(Layer):
 
     Sequential(Linear(4, 8), Activation("relu")) or Sequential(fc1=Linear(4, 8), act=Activation("relu")).
 
-    A linear layer and the activation behind it run as one operation, `ops.dense`; what is saved is the same.
+    A layer that takes the activation behind it (Linear: `ops.dense`, BatchNorm: `ops.batchnorm_relu`) runs with it as
+    one operation; what is saved is the same.
     """
 
     def __init__(self, *layers: Layer, **named: Layer):
         if layers and named:
             raise ValueError("Sequential: give layers either all by position or all by name")
         self.layers = named or {str(i): layer for i, layer in enumerate(layers)}
-        self._dense: dict[str, str] = {}  # linear layer -> the activation behind it
+        self._taken: dict[str, str] = {}  # layer -> the activation behind it that it takes
         self._behind: set[str] = set()  # the names of those activations
         for (name, layer), (after, next_layer) in itertools.pairwise(self.layers.items()):
-            if type(layer) is Linear and isinstance(next_layer, Activation) and next_layer.name in ACTIVATIONS:
-                self._dense[name] = next_layer.name
+            if isinstance(next_layer, Activation) and layer.takes(next_layer.name):
+                self._taken[name] = next_layer.name
                 self._behind.add(after)
 
     def __repr__(self) -> str:
@@ -45,10 +44,9 @@ class Sequential(Layer):
             if name in self._behind:
                 continue
             own = params.scope(name)
-            if name in self._dense:
-                y, kept = ops.dense(x, own["weight"], own["bias"] if layer.bias else None, self._dense[name])
-                saved += [x, kept]
-                x = y
+            if name in self._taken:
+                x, *kept = layer.forward_with(self._taken[name], own, x, train)
+                saved += kept
             else:
                 x, kept = layer.forward(own, x, train, rng)
                 saved.append(kept)
@@ -61,9 +59,8 @@ class Sequential(Layer):
             own, into, need = params.scope(name), grads.scope(name), need_dx or name != last
             if name in self._behind:
                 above = kept
-            elif name in self._dense:
-                add_to = (into["weight"], into["bias"] if layer.bias else None)
-                dy = ops.dense_backward(dy, kept, own["weight"], above, self._dense[name], need, add_to)[0]
+            elif name in self._taken:
+                dy = layer.backward_with(self._taken[name], own, into, kept, above, dy, need)
             else:
                 dy = layer.backward(own, into, kept, dy, need)
             if name == last:

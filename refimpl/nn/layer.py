@@ -39,6 +39,28 @@ class Layer:
     ) -> np.ndarray | None:
         raise NotImplementedError
 
+    def takes(self, activation: str) -> bool:
+        """Whether the layer can run the activation that stands behind it in one operation with its own: `forward_with`
+        returns y, its own `saved` and that of the activation, which `backward_with` takes (as `above`)."""
+        return False
+
+    def forward_with(
+        self, activation: str, params: Scope, x: np.ndarray, train: bool = False
+    ) -> tuple[np.ndarray, Saved, Saved]:
+        raise NotImplementedError
+
+    def backward_with(
+        self,
+        activation: str,
+        params: Scope,
+        grads: Scope,
+        saved: Saved,
+        above: Saved,
+        dy: np.ndarray,
+        need_dx: bool = True,
+    ) -> np.ndarray | None:
+        raise NotImplementedError
+
     def apply(self, params: Scope, x: np.ndarray) -> np.ndarray:
         """The output alone, as at inference."""
         return self.forward(params, x)[0]

@@ -46,6 +46,17 @@ class Linear(Layer):
         add_to = (grads["weight"], grads["bias"] if self.bias else None)
         return ops.linear_backward(dy, saved, params["weight"], need_dx, add_to)[0]
 
+    def takes(self, activation):
+        return type(self) is Linear and activation in ACTIVATIONS
+
+    def forward_with(self, activation, params, x, train=False):
+        y, kept = ops.dense(x, params["weight"], params["bias"] if self.bias else None, activation)
+        return y, x, kept
+
+    def backward_with(self, activation, params, grads, saved, above, dy, need_dx=True):
+        add_to = (grads["weight"], grads["bias"] if self.bias else None)
+        return ops.dense_backward(dy, saved, params["weight"], above, activation, need_dx, add_to)[0]
+
 
 @dataclass(frozen=True)
 class RowLinear(Linear):
@@ -426,11 +437,14 @@ class BatchNorm(Layer):
             args = (params["gain"], params["bias"], params["mean"], params["variance"])
             return ops.batchnorm_inference(x, *args, self.eps), (x, None, None)
         y, mean, rstd = ops.batchnorm(x, params["gain"], params["bias"], self.eps)
-        n = x.size // self.c
+        self._move(params, x.size // self.c, mean, rstd)
+        return y, (x, mean, rstd)
+
+    def _move(self, params, n, mean, rstd):
+        """The running statistics, by those of n numbers a channel."""
         variance = (1 / rstd**2 - self.eps) * (n / max(1, n - 1))
         params["mean"][...] += self.momentum * (mean - params["mean"])
         params["variance"][...] += self.momentum * (variance - params["variance"])
-        return y, (x, mean, rstd)
 
     def backward(self, params, grads, saved, dy, need_dx=True):
         x, mean, rstd = saved
@@ -440,6 +454,27 @@ class BatchNorm(Layer):
             )
         else:
             dx, dgain, dbias = ops.batchnorm_backward(dy, x, params["gain"], mean, rstd)
+        grads["gain"][...] += dgain
+        grads["bias"][...] += dbias
+        return dx
+
+    def takes(self, activation):
+        return activation == "relu"
+
+    def forward_with(self, activation, params, x, train=False):
+        if not train:
+            z, saved = self.forward(params, x)
+            y = ops.relu(z)
+            return y, saved, y
+        y, mean, rstd = ops.batchnorm_relu(x, params["gain"], params["bias"], self.eps)
+        self._move(params, x.size // self.c, mean, rstd)
+        return y, (x, mean, rstd), y
+
+    def backward_with(self, activation, params, grads, saved, above, dy, need_dx=True):
+        x, mean, rstd = saved
+        if mean is None:
+            return self.backward(params, grads, saved, ops.relu_backward(dy, above), need_dx)
+        dx, dgain, dbias = ops.batchnorm_relu_backward(dy, above, x, params["gain"], mean, rstd)
         grads["gain"][...] += dgain
         grads["bias"][...] += dbias
         return dx

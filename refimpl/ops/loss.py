@@ -1,7 +1,8 @@
 """Losses and their gradients. C mirror: native/src/loss.c.
 
 Every loss is a mean, returned as a NumPy scalar of the input's dtype (float32 or float64); its backward function takes
-`dloss`, the gradient of what is minimised with respect to the loss. Errors: TypeError for another dtype or mixed
+`dloss`, the gradient of what is minimised with respect to the loss. (`map_agreement` is for local learning, where that
+gradient is 1: it returns the loss with its gradients.) Errors: TypeError for another dtype or mixed
 dtypes; ValueError for shapes that differ and for a mean over nothing.
 """
 
@@ -25,6 +26,7 @@ __all__ = [
     "l1_backward",
     "log_prob",
     "log_prob_backward",
+    "map_agreement",
     "mse",
     "mse_backward",
 ]
@@ -327,3 +329,71 @@ def cosine_similarity_backward(
     own_a = np.where(norm_a < least, least.dtype.type(0), ds * s / A / A)[..., None]
     own_b = np.where(norm_b < least, least.dtype.type(0), ds * s / B / B)[..., None]
     return cross * b - own_a * a, cross * a - own_b * b
+
+
+# ---------------------------------------------------------------- agreement of two sets of maps
+
+
+def _maps(op: str, a: np.ndarray, c: np.ndarray, sC: float, sD: float | None, eps: float) -> None:
+    _same(op, "a c", a, c)
+    _check.ndim(op, "a", a, 4)
+    _check.at_least(op, "sC", sC, 0)
+    if sD is not None:
+        _check.at_least(op, "sD", sD, 0)
+    if not eps > 0:
+        raise ValueError(f"{op}: eps is {eps}, expected a positive number")
+
+
+def _unit_maps(a: np.ndarray, eps: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """norm(a), u = a - its mean over a map, and n = |u| (B, C, 1, 1)."""
+    u = a - a.mean(axis=(2, 3), keepdims=True)
+    n = np.sqrt((u * u).sum(axis=(2, 3), keepdims=True))
+    return u / (n + a.dtype.type(eps)), u, n
+
+
+def _unit_maps_backward(g: np.ndarray, u: np.ndarray, n: np.ndarray, eps: float) -> np.ndarray:
+    """norm'(g); a map without contrast, n = 0, gets g / eps without its mean."""
+    long = n + u.dtype.type(eps)
+    inner = (u * g).sum(axis=(2, 3), keepdims=True)
+    du = g / long - u * (inner / (np.where(n > 0, n, 1) * long * long))
+    return du - du.mean(axis=(2, 3), keepdims=True)
+
+
+@operation
+def map_agreement(
+    a: np.ndarray,
+    c: np.ndarray,
+    sC: float = 1.0,
+    sD: float | None = None,
+    need_da: bool = True,
+    need_dc: bool = True,
+    eps: float = 1e-8,
+) -> tuple[np.floating, np.ndarray | None, np.ndarray | None]:
+    """How far two sets of maps differ, as they are and each map centred and brought to length 1; with both gradients.
+
+    L  = H sC mean (a - c)^2 + H sD mean (norm(a) - norm(c))^2
+    da = 2 H / N (sC (a - c) + sD norm'(norm(a) - norm(c))),  dc: a and c exchanged
+
+    norm(a) = u / (n + e),  u = a - its mean over a map,  n = |u|
+    norm'(g) = du - its mean over a map,  du = g / (n + e) - u <u, g> / (n (n + e)^2)
+
+    Shapes: a, c, da, dc (B, C, H, W), N elements in all; a map is the (H, W) of one sample and channel; e is `eps`.
+    Without sD the second terms are absent. A gradient that is not needed is None.
+
+    Source: Kao and Hariharan, "Counter-current learning: a biologically plausible dual network approach for deep
+    learning", 2024 (loss of the autoencoder, as in the authors' code).
+    """
+    _maps("map_agreement", a, c, sC, sD, eps)
+    H, N, real = a.shape[2], a.size, a.dtype.type
+    error = a - c
+    loss = H * sC / N * (error * error).sum()
+    half = error * real(2 * H * sC / N)
+    da, dc = half, -half
+    if sD is not None:
+        (ahat, u, n), (chat, v, m) = _unit_maps(a, eps), _unit_maps(c, eps)
+        error = ahat - chat
+        loss = loss + H * sD / N * (error * error).sum()
+        g = error * real(2 * H * sD / N)
+        da = da + _unit_maps_backward(g, u, n, eps) if need_da else None
+        dc = dc - _unit_maps_backward(g, v, m, eps) if need_dc else None
+    return real(loss), da if need_da else None, dc if need_dc else None

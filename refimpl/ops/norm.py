@@ -6,7 +6,7 @@ that share a mean and a variance (biased: divided by their number n):
     layernorm   the last axis
     rmsnorm     the last axis, with the mean taken as zero
     groupnorm   the channels of a group at all positions, for each sample
-    batchnorm   the samples and positions of a channel
+    batchnorm   the samples and positions of a channel (batchnorm_relu: and the rectifier behind it)
 
 With g = dy gain, every gradient has the form dx = rstd (g - mean(g) - x^ mean(g x^)), the means over the same set.
 
@@ -30,6 +30,8 @@ __all__ = [
     "batchnorm_backward",
     "batchnorm_inference",
     "batchnorm_inference_backward",
+    "batchnorm_relu",
+    "batchnorm_relu_backward",
     "groupnorm",
     "groupnorm_backward",
     "layernorm",
@@ -138,6 +140,12 @@ def _batchnorm_backward(op, dy, x, gain, mean, rstd):
     _batch(op, x)
     _shapes(op, x.shape, "dy", dy)
     _shapes(op, x.shape[1:2], "gain mean rstd", gain, mean, rstd)
+
+
+def _batchnorm_relu_backward(op, dy, y, x, gain, mean, rstd):
+    _batchnorm_backward(op, dy, x, gain, mean, rstd)
+    _arrays(op, "x y", x, y)
+    _shapes(op, x.shape, "y", y)
 
 
 def _inference(op, x, gain, bias, mean, variance, eps):
@@ -308,6 +316,36 @@ def batchnorm_backward(
     xhat = (x - _per_channel(mean, x)) * rstd
     dx = _standardise_backward(_affine(dy, _per_channel(gain, x), None), xhat, rstd, axes)
     return dx, (dy * xhat).sum(axis=axes), dy.sum(axis=axes)
+
+
+@operation
+def batchnorm_relu(
+    x: np.ndarray, gain: np.ndarray | None, bias: np.ndarray | None, eps: float = 1e-5
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """y = max((x - mean) rstd gain + bias, 0): `batchnorm` and `relu` in one pass over y.
+
+    Shapes and errors as in batchnorm.
+
+    Source: Ioffe and Szegedy, 2015, algorithm 1, with the rectifier that stands behind it in section 3.2.
+    """
+    _batchnorm("batchnorm_relu", x, gain, bias, eps)
+    xhat, mean, rstd = _standardise(x, _all_but(1, x), eps)
+    C = x.shape[1]
+    z = _affine(xhat, _per_channel(gain, x), _per_channel(bias, x))
+    return np.maximum(z, 0), mean.reshape(C), rstd.reshape(C)
+
+
+@operation
+def batchnorm_relu_backward(
+    dy: np.ndarray, y: np.ndarray, x: np.ndarray, gain: np.ndarray | None, mean: np.ndarray, rstd: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """dz = dy [y > 0], then as `batchnorm_backward`: dx = rstd (g - mean(g) - x^ mean(g x^)), g = dz gain."""
+    _batchnorm_relu_backward("batchnorm_relu_backward", dy, y, x, gain, mean, rstd)
+    dz = np.where(y > 0, dy, 0)
+    axes, rstd = _all_but(1, x), _per_channel(rstd, x)
+    xhat = (x - _per_channel(mean, x)) * rstd
+    dx = _standardise_backward(_affine(dz, _per_channel(gain, x), None), xhat, rstd, axes)
+    return dx, (dz * xhat).sum(axis=axes), dz.sum(axis=axes)
 
 
 @operation

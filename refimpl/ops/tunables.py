@@ -167,6 +167,8 @@ for _op in ("mse", "mse_backward", "l1", "l1_backward"):
         _op, "prediction", lambda normal, n: {"prediction": normal(*_rows(n)), "target": normal(*_rows(n))}, ELEMENTS
     )
 
+tunable("map_agreement", "a", lambda normal, n: {"a": normal(*_images(n)), "c": normal(*_images(n)), "sD": 1.0}, IMAGES)
+
 for _op in ("binary_cross_entropy_with_logits", "binary_cross_entropy_with_logits_backward"):
     tunable(
         _op,
@@ -204,6 +206,18 @@ for _op, _names, _how, _classes in (
         lambda normal, n, op=_op, names=_names, how=_how: _norm_backward(normal, n, op, names, *how),
         _classes,
     )
+
+
+tunable("batchnorm_relu", "x", lambda normal, n: _norm(normal, n, _images, 1, True), IMAGES)
+tunable(
+    "batchnorm_relu_backward",
+    "dy",
+    lambda normal, n: {
+        "y": normal(*_images(n)),
+        **_norm_backward(normal, n, "batchnorm", "mean rstd", _images, 1, True),
+    },
+    IMAGES,
+)
 
 
 def _rotary(normal: Normal, n: int, name: str) -> dict[str, Any]:

@@ -3,6 +3,7 @@ import json
 import os
 import signal
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -35,6 +36,16 @@ def test_claims_are_measured_judged_and_published(tmp_path):
     assert (tmp_path / "c" / entry["figure"]).read_bytes().startswith(b"\x89PNG")
     text = claims.report(reports, tmp_path / "c")
     assert "[does not hold] false" in text and "threshold: 1 > 2" in text
+
+
+def test_a_claim_without_a_threshold_is_measured_and_not_judged(tmp_path):
+    (part,) = (p for p in claims.plan(["fake"]) if p.claim.id == "false")
+    plain = replace(part, claim=replace(part.claim, judge=lambda values: (None, "1 beside 2")))
+    (report,) = claims.run([plain], 1, tmp_path / "c", show=False)
+    assert verdicts([report]) == {("false", ""): "measured"} and report["claims"][0]["note"] == "1 beside 2"
+    assert "1 measured" in claims.report([report], tmp_path / "c")
+    (report,) = claims.run([plain], 1, tmp_path / "d", quick=True, show=False)
+    assert report["claims"][0]["verdict"] == "measured"  # a fake claim is judged in quick mode too
 
 
 def test_what_is_measured_is_not_measured_again(tmp_path):

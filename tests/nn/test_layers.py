@@ -225,6 +225,32 @@ def test_a_linear_layer_with_its_activation_is_both_in_one_operation(activation)
     assert all(np.allclose(a, b, atol=1e-14) for a, b in zip(saved[1:], kept[1:]))
 
 
+@pytest.mark.parametrize("train", [True, False])
+@pytest.mark.parametrize("body", ["numpy", "native"])
+def test_batch_norm_with_its_rectifier_is_both_in_one_operation(body, train):
+    """To the bit; in training in one operation, at inference, where a backward pass is rare, in two."""
+    net = nn.Sequential(nn.Conv2d(2, 3, 3), nn.BatchNorm(3), nn.Activation("relu"), nn.Conv2d(3, 4, 3))
+    params, apart = (nn.initialise(net, np.random.default_rng(0), "float32") for _ in range(2))
+    rng = np.random.default_rng(1)
+    x, dy = rng.normal(size=(7, 2, 9, 8)).astype(np.float32), rng.normal(size=(7, 4, 5, 4)).astype(np.float32)
+    grads, others = params.zeros_like(), params.zeros_like()
+    with refimpl.backend(body):
+        with refimpl.trace() as trace:
+            y, saved = net.forward(params, x, train)
+            dx = net.backward(params, grads, saved, dy)
+        called = [call.op for call in trace]
+        assert ("batchnorm_relu" in called) == ("batchnorm_relu_backward" in called) == train
+        assert ("relu" in called) == (not train)
+        h, kept, d = x, [], dy
+        for name, layer in net.layers.items():
+            h, one = layer.forward(apart.scope(name), h, train)
+            kept.append(one)
+        for (name, layer), one in zip(reversed(net.layers.items()), reversed(kept)):
+            d = layer.backward(apart.scope(name), others.scope(name), one, d)
+    assert np.array_equal(y, h) and np.array_equal(dx, d) and np.array_equal(grads.flat, others.flat)
+    assert np.array_equal(params["1.mean"], apart["1.mean"]) and np.array_equal(saved[2], kept[2])
+
+
 def test_a_backward_pass_ends_at_the_first_layer_that_learns():
     """Without need_dx nothing is computed below it: a reshaping in front of a matrix costs no product with it."""
     net = nn.Sequential(nn.Reshape((6,)), nn.Linear(6, 5), nn.Activation("tanh"), nn.Dropout(0.0), nn.Linear(5, 3))

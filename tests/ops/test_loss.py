@@ -218,3 +218,95 @@ def test_log_prob_by_hand_and_its_gradient_in_place():
     assert dz is logits
     np.testing.assert_allclose(dz, expected)
     np.testing.assert_allclose(dz.sum(axis=1), 0, atol=1e-15)
+
+
+# ---------------------------------------------------------------- agreement of two sets of maps
+
+
+def maps(*shape, dtype=np.float64):
+    return np.random.default_rng(1).standard_normal((2, *shape)).astype(dtype)
+
+
+def test_map_agreement_of_one_pixel_that_differs_by_hand():
+    """3 against 1 on a map of height 2 with four pixels: mean 4 / 4, times 2; gradient 2 * 2 / 4 * 2."""
+    a, c = np.zeros((2, 1, 1, 2, 2))
+    a[0, 0, 0, 0], c[0, 0, 0, 0] = 3, 1
+    loss, da, dc = ops.map_agreement(a, c)
+    assert loss == 2 and da[0, 0, 0, 0] == 2 and np.array_equal(dc, -da)
+
+
+def test_centred_maps_of_length_1_by_hand():
+    """(3, -1, 1, 1) has the mean 1, u = (2, -2, 0, 0), length sqrt 8; (0, 0, 2, 2) has v = (-1, -1, 1, 1), length 2.
+    norm(a) - norm(c) = (r + 1/2, 1/2 - r, -1/2, -1/2), r = sqrt 1/2, squares 2: loss 2 * 2 / 4."""
+    a, c = (np.array(x, float).reshape(1, 1, 2, 2) for x in ((3, -1, 1, 1), (0, 0, 2, 2)))
+    loss, da, dc = ops.map_agreement(a, c, 0.0, 1.0, eps=1e-12)
+    assert np.isclose(loss, 1.0, rtol=1e-11)
+    # <u, v> = 0: u.g = 2 * 2 / 4 * n, and what is left of du is -norm(c) / n
+    assert np.allclose(da.ravel(), np.array([0.5, 0.5, -0.5, -0.5]) / np.sqrt(8), rtol=1e-10)
+    assert np.allclose(dc.ravel(), np.array([-1, 1, 0, 0]) * np.sqrt(0.5) / 2, rtol=1e-10, atol=1e-12)
+
+
+def test_neither_offset_nor_scale_of_a_map_is_seen_by_its_normalised_agreement():
+    a, c = maps(2, 3, 4, 5)
+    loss, da, dc = ops.map_agreement(a, c, 0.0, 1.0)
+    assert np.isclose(loss, ops.map_agreement(3 * a + 2, c, 0.0, 1.0)[0], rtol=1e-6)
+    for x, dx in ((a, da), (c, dc)):
+        assert np.allclose(dx.sum(axis=(2, 3)), 0, atol=1e-12) and np.allclose((x * dx).sum(axis=(2, 3)), 0, atol=1e-7)
+
+
+def test_maps_without_contrast_have_finite_gradients():
+    a, c = maps(2, 2, 3, 3)
+    a[0], c[0, 1], c[1] = 0, 0.5, 0
+    loss, da, dc = ops.map_agreement(a, c, 1.0, 1.0)
+    assert np.isfinite(loss) and np.isfinite(da).all() and np.isfinite(dc).all()
+    both = ops.map_agreement(np.zeros((1, 1, 2, 2)), np.zeros((1, 1, 2, 2)), 1.0, 1.0)
+    assert both[0] == 0 and not both[1].any() and not both[2].any()
+
+
+def test_a_bright_flat_map_keeps_its_contrast_in_float32():
+    """Sums of squares would lose all digits here: 1000^2 against 1e-4."""
+    a, c = (x * np.float32(0.01) + np.float32(1000) for x in maps(1, 1, 32, 32, dtype=np.float32))
+    exact = ops.map_agreement(a.astype(float), c.astype(float), 0.0, 1.0)
+    for mine, theirs in zip(ops.map_agreement(a, c, 0.0, 1.0), exact):
+        assert np.abs(mine - theirs).max() < 1e-3 * np.abs(theirs).max()
+
+
+def test_agreement_that_is_small_keeps_its_digits():
+    a, c = maps(1, 2, 16, 16, dtype=np.float32)
+    c = a + np.float32(1e-4) * c
+    exact = ops.map_agreement(a.astype(float), c.astype(float), 1.0, 1.0)[0]
+    assert np.isclose(ops.map_agreement(a, c, 1.0, 1.0)[0], exact, rtol=1e-2)
+
+
+@pytest.mark.parametrize("sD", [None, 1.0])
+def test_any_number_of_threads_gives_the_same_bits_of_an_agreement(sD):
+    a, c = maps(9, 70, 5, 7, dtype=np.float32)
+    results = []
+    for n in (1, 2, 3):
+        with team(n):
+            results.append(ops.map_agreement(a, c, 1.0, sD))
+    for other in results[1:]:
+        assert all(np.array_equal(x, y) for x, y in zip(results[0], other))
+
+
+def test_a_gradient_of_an_agreement_that_is_not_needed_is_none_and_the_other_is_as_ever():
+    a, c = maps(2, 3, 4, 5)
+    for sD in (None, 1.0):
+        loss, da, dc = ops.map_agreement(a, c, 1.0, sD)
+        one, other = ops.map_agreement(a, c, 1.0, sD, need_dc=False), ops.map_agreement(a, c, 1.0, sD, need_da=False)
+        assert one[2] is None and other[1] is None and one[0] == other[0] == loss
+        assert np.array_equal(one[1], da) and np.array_equal(other[2], dc)
+
+
+def test_map_agreement_says_what_it_expects():
+    a = np.zeros((1, 1, 2, 2))
+    for args, message in (
+        ((a, a[:, :, :1]), r"map_agreement: c has shape \(1, 1, 1, 2\), expected \(1, 1, 2, 2\)"),
+        ((a[0], a[0]), r"map_agreement: a has shape \(1, 2, 2\), expected 4 axes"),
+        ((a[:0], a[:0]), "expected at least 1 element"),
+        ((a, a, -1.0), "map_agreement: sC is -1.0"),
+        ((a, a, 1.0, np.nan), "map_agreement: sD is nan"),
+        ((a, a, 1.0, None, True, True, 0.0), "map_agreement: eps is 0.0, expected a positive number"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            ops.map_agreement(*args)

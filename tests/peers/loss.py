@@ -47,3 +47,20 @@ def _(torch, a, b, eps):
 def _(torch, logits, target):
     lse = torch.logsumexp(logits, dim=1)
     return logits.gather(1, target.to(torch.int64)[:, None])[:, 0] - lse, lse
+
+
+@peer("map_agreement")
+def _(torch, a, c, sC, sD, need_da, need_dc, eps):
+    """The loss as one would write it, its gradients by autograd."""
+    a, c = (x if x.requires_grad else x.detach().requires_grad_() for x in (a, c))
+    mse = torch.nn.functional.mse_loss
+
+    def unit(x):
+        u = x - x.mean(dim=(2, 3), keepdim=True)
+        return u / (torch.linalg.vector_norm(u, dim=(2, 3), keepdim=True) + eps)
+
+    loss = a.shape[2] * sC * mse(a, c)
+    if sD is not None:
+        loss = loss + a.shape[2] * sD * mse(unit(a), unit(c))
+    da, dc = torch.autograd.grad(loss, (a, c), retain_graph=True)
+    return loss, da if need_da else None, dc if need_dc else None

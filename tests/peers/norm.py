@@ -1,4 +1,4 @@
-from tests.harness import peer
+from tests.harness import PEERS, peer
 
 
 def _statistics(x, dims, eps):
@@ -39,6 +39,12 @@ def _(torch, x, gain, bias, eps):
     if x.numel() == x.shape[1]:  # PyTorch refuses one element a channel
         return _affine(_affine(_affine(x, None, -mean), rstd, None), gain, bias), mean, rstd
     return torch.nn.functional.batch_norm(x, None, None, gain, bias, training=True, eps=eps), mean, rstd
+
+
+@peer("batchnorm_relu")
+def _(torch, x, gain, bias, eps):
+    y, mean, rstd = PEERS["batchnorm"](torch, x, gain, bias, eps)
+    return torch.relu(y), mean, rstd
 
 
 @peer("batchnorm_inference")

@@ -3,6 +3,7 @@ from hypothesis import strategies as st
 
 from refimpl import ops
 from tests.harness import array, bound, gamma, generator, gradient, inputs, size
+from tests.running import Running
 from tests.strategies.softmax import distance, log_error, rows, sum_error, with_infinities
 
 LOSSES = ("mse", "l1")
@@ -369,3 +370,93 @@ def _(args, outs, eps):
     cross, own_a, own_b = ((v)[..., None] for v in (ds / A / B, ds * s / A / A, ds * s / B / B))
     tiny = np.finfo(a.dtype).tiny
     return gamma(10, eps) * (cross * b + own_a * a) + tiny, gamma(10, eps) * (cross * a + own_b * b) + tiny
+
+
+# ---------------------------------------------------------------- agreement of two sets of maps
+
+
+@inputs("map_agreement")
+def _(draw, dtype):
+    """Now and then many maps (more than a block of partial sums), long ones (more than a stretch), bright and flat
+    ones, maps without contrast (whose mean is exact), equal ones."""
+    shape = tuple(size(draw, 1, most) for most in (4, 5, 9, 33))
+    if draw(st.integers(0, 5)) == 0:
+        shape = draw(st.sampled_from([(40, 70, 2, 2), (1, 2, 40, 53), (8, 9, 32, 32), (1, 1, 1, 5000)]))
+    a, c = array(draw, shape, dtype), array(draw, shape, dtype, draw(st.sampled_from([1.0, 1e-3])))
+    rng, kind = generator(draw), draw(st.integers(0, 9))
+    some = rng.random((*shape[:2], 1, 1)) < 0.4
+    if kind == 0:
+        a += dtype.type(100)
+    elif kind == 1:  # as behind a ReLU: channels that are dead in one network, or in both
+        a, c = np.where(some, 0, np.maximum(a, 0)), np.where(rng.random(some.shape) < 0.4, 0, np.maximum(c, 0))
+    elif kind == 2:
+        c = np.where(some, dtype.type(0.5), c)
+    elif kind == 3:
+        c = np.where(some, a, c)
+    elif kind == 4:
+        a = with_infinities(draw, a, (np.inf, np.nan))
+    return {
+        "a": a,
+        "c": c,
+        "sC": draw(st.sampled_from([1.0, 0.3, 0.0])),
+        "sD": draw(st.sampled_from([None, 1.0, 0.7, 0.0])),
+        "need_da": draw(st.integers(0, 4)) > 0,
+        "need_dc": draw(st.integers(0, 4)) > 0,
+        "eps": draw(st.sampled_from([1e-8, 1e-8, 0.1])),
+    }
+
+
+def _unit_maps(x, eps, e):
+    """norm(a), u, n and n + e as running error numbers, x (maps, S). A map without contrast is exact: it was drawn so
+    that its mean is."""
+    number, column = Running.of(eps), (slice(None), None)
+    u = number(x) - (number(x).sum(axis=1) / float(x.shape[1]))[column]
+    flat = (x == x[:, :1]).all(axis=1)
+    u = Running(np.where(flat[column], 0, u.v), np.where(flat[column], 0, u.e), eps)
+    n = (u * u).sum(axis=1).sqrt()
+    n = Running(np.where(flat, 0, n.v), np.where(flat, 0, n.e), eps)
+    long = n + e
+    return u / long[column], u, n, long, flat
+
+
+def _unit_maps_backward(g, u, n, long, flat, eps):
+    column = (slice(None), None)
+    safe = Running(np.where(flat, 1, n.v), np.where(flat, 0, n.e), eps)
+    du = g / long[column] - u * ((u * g).sum(axis=1) / (safe * long * long))[column]
+    return du - (du.sum(axis=1) / float(u.v.shape[1]))[column]
+
+
+@bound("map_agreement")
+def _(args, outs, eps):
+    """Running error analysis of the formula. (In the C core <u, g> comes from <u, u> and <u, v>: three sums of as many
+    terms, of which each is at most as large as those that the formula adds, and n times the rounding of norm(a).)"""
+    a, c, sC, sD = (args[k] for k in ("a", "c", "sC", "sD"))
+    number, (B, C, H, W), N = Running.of(eps), a.shape, float(a.size)
+    a, c = a.reshape(B * C, H * W), c.reshape(B * C, H * W)
+    error = number(a) - number(c)
+    loss = (H * sC / N) * (error * error).reshape(-1).sum(axis=0)
+    da = error * (2 * H * sC / N)
+    dc = number(0.0) - da
+    if sD is not None:
+        (ahat, *mine), (chat, *other) = _unit_maps(a, eps, args["eps"]), _unit_maps(c, eps, args["eps"])
+        error = ahat - chat
+        loss = loss + (H * sD / N) * (error * error).reshape(-1).sum(axis=0)
+        g = error * (2 * H * sD / N)
+        da, dc = da + _unit_maps_backward(g, *mine, eps), dc - _unit_maps_backward(g, *other, eps)
+    given = [d.reshape(B, C, H, W) for name, d in (("need_da", da), ("need_dc", dc)) if args[name]]
+    return tuple(np.where(np.isnan(x.e), np.inf, x.e) for x in (loss, *given))
+
+
+def _with_contrast(args):
+    """No map so flat that it turns within a step. Far from 0 and 1 the difference quotient has no digits left."""
+    maps = [args[k].reshape(-1, args[k].shape[2] * args[k].shape[3]) for k in ("a", "c")]
+    if not all(np.isfinite(x).all() and np.abs(x).max() < 50 for x in maps):
+        return False
+    spread = [np.linalg.norm(x - x.mean(axis=1, keepdims=True), axis=1) for x in maps]
+    return args["sD"] is None or maps[0].shape[1] == 1 or all((s > 0.1).all() for s in spread)
+
+
+@gradient("map_agreement", wrt=("a", "c"), smooth=_with_contrast)
+def _(args, dloss):
+    loss, da, dc = ops.map_agreement(**{**args, "need_da": True, "need_dc": True})
+    return loss, {"a": dloss * da, "c": dloss * dc}

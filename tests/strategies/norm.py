@@ -2,7 +2,7 @@ import numpy as np
 from hypothesis import strategies as st
 
 from refimpl import ops
-from tests.harness import array, bound, gamma, gradient, inputs, size
+from tests.harness import BOUNDS, INPUTS, array, bound, gamma, gradient, inputs, size
 from tests.strategies.softmax import with_infinities
 
 EPS = (1e-5, 1e-5, 1e-3, 1e-7)
@@ -119,6 +119,17 @@ def _(draw, dtype):
     return {"x": x, "gain": _vector(draw, C, dtype), "bias": _vector(draw, C, dtype), "eps": _eps(draw)}
 
 
+@inputs("batchnorm_relu")
+def _(draw, dtype):
+    return INPUTS["batchnorm"](draw, dtype)
+
+
+@inputs("batchnorm_relu_backward")
+def _(draw, dtype):
+    args = INPUTS["batchnorm_backward"](draw, dtype)
+    return {"dy": args.pop("dy"), "y": array(draw, args["x"].shape, dtype, special=True), **args}
+
+
 @inputs("batchnorm_backward")
 def _(draw, dtype):
     x = _data(draw, _images(draw), dtype)
@@ -202,6 +213,24 @@ def _(args, dy):
     return y, _only_given(args, {"x": dx, "gain": dgain, "bias": dbias})
 
 
+def _away_from_the_kink(args):
+    """No sum within reach of 0 when an entry of x, gain or bias moves by 1e-5 of the larger of 1 and itself."""
+    if not _varied(_channel_rows)(args):
+        return False
+    x, gain, bias = args["x"], _column(args["gain"], args["x"]), _column(args["bias"], args["x"])
+    z, _, rstd = ops.batchnorm(**args)
+    g, xhat = _one(gain), np.abs(ops.batchnorm(x, None, None, args["eps"])[0])
+    moved = 3 * np.abs(x).max(initial=1) * _column(rstd, x) * g + xhat * np.maximum(g, 1) + np.maximum(_zero(bias), 1)
+    return bool((np.abs(z) > 2e-5 * moved).all())
+
+
+@gradient("batchnorm_relu", wrt=("x", "gain", "bias"), smooth=_away_from_the_kink)
+def _(args, dy):
+    y, mean, rstd = ops.batchnorm_relu(**args)
+    dx, dgain, dbias = ops.batchnorm_relu_backward(dy, y, args["x"], args["gain"], mean, rstd)
+    return y, _only_given(args, {"x": dx, "gain": dgain, "bias": dbias})
+
+
 @gradient("batchnorm_inference", wrt=("x", "gain", "bias"))
 def _(args, dy):
     y = ops.batchnorm_inference(**args)
@@ -270,7 +299,7 @@ def _channel_axes(x):
     return tuple(i for i in range(x.ndim) if i != 1)
 
 
-@bound("batchnorm")
+@bound("batchnorm", "batchnorm_relu")
 def _(args, outs, eps):
     x, axes, C = args["x"], _channel_axes(args["x"]), args["x"].shape[1]
     n = x.shape[0] * int(np.prod(x.shape[2:]))
@@ -342,6 +371,12 @@ def _(args, outs, eps):
     n = x.shape[0] * int(np.prod(x.shape[2:]))
     dx = _backward_bound(dy, d, rstd, _column(args["gain"], x), axes, n, eps)
     return dx, *_vector_bounds(dy, d * rstd, axes, n, eps)
+
+
+@bound("batchnorm_relu_backward")
+def _(args, outs, eps):
+    dz = np.where(args["y"] > 0, args["dy"], 0)
+    return BOUNDS["batchnorm_backward"]({**args, "dy": dz}, outs, eps)
 
 
 @bound("batchnorm_inference_backward")

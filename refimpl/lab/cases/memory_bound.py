@@ -233,8 +233,20 @@ def _batch(*shape: int) -> list[Case]:
         saved = (t["mean"], t["variance"], None, None)
         return aten.native_batch_norm_backward(t["dy"], t["x"], t["gain"], *saved, False, 1e-5, ask)
 
+    def make_relu_backward(normal):
+        return {"y": np.maximum(normal(*shape), 0), **make_backward(normal)}
+
+    def relu(aten, t):
+        y, mean, rstd = forward(aten, t)
+        return aten.relu_(y), mean, rstd
+
+    def relu_backward(aten, t):
+        return backward(aten, {**t, "dy": aten.threshold_backward(t["dy"], t["y"], 0)})
+
     n, text = float(math.prod(shape)), "x".join(map(str, shape))
     return [
+        Case("batchnorm_relu", text, 8 * n, make, aten(relu)),
+        Case("batchnorm_relu_backward", text, 14 * n, make_relu_backward, aten(relu_backward)),
         Case("batchnorm", text, 7 * n, make, aten(forward)),
         Case("batchnorm_backward", text, 13 * n, make_backward, aten(backward)),
         Case("batchnorm_inference", text, 3 * n, make_inference, aten(inference)),

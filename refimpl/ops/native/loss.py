@@ -12,6 +12,7 @@ from refimpl.ops.loss import (
     _classes,
     _counting,
     _distributions,
+    _maps,
     _same,
     _similarities,
     _tokens,
@@ -205,3 +206,21 @@ def cosine_similarity_backward(ds, a, b, s, norm_a, norm_b, eps=1e-8):
     status = _cosine_backward[a.dtype](*arrays, eps, s.size, a.shape[-1], p(da), p(db), threads())
     check(status, "cosine_similarity_backward")
     return da, db
+
+
+# ---------------------------------------------------------------- agreement of two sets of maps
+
+_map_agreement = kernel("map_agreement")
+
+
+@ops.map_agreement.mirror("native")
+def map_agreement(a, c, sC=1.0, sD=None, need_da=True, need_dc=True, eps=1e-8):
+    _maps("map_agreement", a, c, sC, sD, eps)
+    a, c, (B, C, H, W) = contiguous(a), contiguous(c), a.shape
+    loss = np.empty(1, a.dtype)
+    da = np.empty(a.shape, a.dtype) if need_da else None
+    dc = np.empty(a.shape, a.dtype) if need_dc else None
+    numbers = (sC, -1.0 if sD is None else sD, eps, B * C, H, W)
+    written = (NULL if d is None else p(d) for d in (da, dc))
+    check(_map_agreement[a.dtype](p(a), p(c), *numbers, p(loss), *written, threads()), "map_agreement")
+    return loss[0], da, dc

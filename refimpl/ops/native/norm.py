@@ -115,6 +115,30 @@ def batchnorm_backward(dy, x, gain, mean, rstd):
     return dx, dgain, dbias
 
 
+_relu, _relu_backward = kernel("batchnorm_relu"), kernel("batchnorm_relu_backward")
+
+
+@ops.batchnorm_relu.mirror("native")
+def batchnorm_relu(x, gain, bias, eps=1e-5):
+    ops._batchnorm("batchnorm_relu", x, gain, bias, eps)
+    y = np.empty(x.shape, x.dtype)
+    mean, rstd = (np.empty(x.shape[1], x.dtype) for _ in range(2))
+    status = _relu[x.dtype](*_in(x, gain, bias), eps, *_bcs(x), p(y), p(mean), p(rstd), threads())
+    check(status, "batchnorm_relu")
+    return y, mean, rstd
+
+
+@ops.batchnorm_relu_backward.mirror("native")
+def batchnorm_relu_backward(dy, y, x, gain, mean, rstd):
+    ops._batchnorm_relu_backward("batchnorm_relu_backward", dy, y, x, gain, mean, rstd)
+    dx = np.empty(x.shape, x.dtype)
+    dgain, dbias = (np.empty(x.shape[1], x.dtype) for _ in range(2))
+    arrays = _in(dy, y, x, gain, mean, rstd)
+    status = _relu_backward[x.dtype](*arrays, *_bcs(x), p(dx), p(dgain), p(dbias), threads())
+    check(status, "batchnorm_relu_backward")
+    return dx, dgain, dbias
+
+
 _inference, _inference_backward = kernel("batchnorm_inference"), kernel("batchnorm_inference_backward")
 
 

@@ -16,8 +16,6 @@ from refimpl.methods.local.counter_current.losses import (
     clip,
     gradients,
     matching,
-    normalised,
-    normalised_backward,
     normalised_matching,
 )
 from refimpl.methods.local.counter_current.networks import (
@@ -128,14 +126,41 @@ def test_normalised_losses_do_not_see_the_length_of_a_row_and_gradients_are_orth
     assert np.allclose((a * da).sum(axis=1), 0, atol=1e-7) and np.allclose((c * dc).sum(axis=1), 0, atol=1e-7)
 
 
-def test_the_gradient_of_normalising_equals_central_differences_and_bears_a_row_of_zeros():
+@pytest.mark.parametrize("filtered", [False, True])
+@given(seed=seeds)
+@few_examples
+def test_normalised_losses_and_gradients_are_those_of_the_formula_in_order(filtered, seed):
+    """(5) to (8) as they are written: rows divided by their lengths, one after the other."""
+    rng = np.random.default_rng(seed)
+    a, c = rng.standard_normal((5, 7)), 3 * rng.standard_normal((K, 7))
+    target = np.eye(K)[rng.integers(0, K, 5)]
+    keep = np.array([1.0, 0, 1, 1, 0])[:, None] if filtered else np.ones((5, 1))
+
+    def rows(x):
+        return x / (np.linalg.norm(x, axis=1, keepdims=True) + 1e-8)
+
+    def loss(a, c):
+        ahat, chat = rows(a * keep), rows(c)
+        terms = ahat @ chat.T - target, ahat @ ahat.T - np.eye(5), chat @ chat.T - np.eye(K)
+        return sum(s * np.mean(t**2) for s, t in zip((0.4, 0.7, 0.7), terms))
+
+    found, da, dc = normalised_matching(a, c, target, 0.4, 0.7, keep if filtered else None)
+    assert np.isclose(found, loss(a, c), rtol=1e-12)
+    assert relative_error(da, central_differences(lambda: loss(a, c), a)) < 1e-6
+    assert relative_error(dc, central_differences(lambda: loss(a, c), c)) < 1e-6
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_a_row_of_zeros_gets_a_finite_gradient_towards_its_class(dtype):
+    """n = 0: ahat = 0, and dahat / e is all there is: 2 sC / (B K) (0 - Y) chat / e."""
     rng = np.random.default_rng(0)
-    a, d = rng.standard_normal((4, 3)), rng.standard_normal((4, 3))
-    numeric = central_differences(lambda: float((normalised(a)[0] * d).sum()), a)
-    assert relative_error(normalised_backward(d, a, normalised(a)[1]), numeric) < 1e-6
-    zeros = np.zeros((1, 3), np.float32)
-    ahat, n = normalised(zeros)
-    assert np.array_equal(ahat, zeros) and np.isfinite(normalised_backward(zeros, zeros, n)).all()
+    a, c = rng.standard_normal((2, 3)).astype(dtype), np.eye(3, dtype=dtype)[:2]
+    a[1] = 0
+    loss, da, dc = normalised_matching(a, c, np.eye(2, dtype=dtype), 0.4, 0.0)
+    assert np.isfinite(loss) and np.isfinite(dc).all()
+    assert np.allclose(da[1], np.array([0, -0.2, 0]) / 1e-8, rtol=1e-6)
+    zeros = np.zeros_like(a)
+    assert np.isfinite(normalised_matching(zeros, np.zeros_like(c), np.eye(2, dtype=dtype), 0.4, 0.7)[1]).all()
 
 
 def test_a_level_computed_by_hand():

@@ -12,11 +12,8 @@ from hypothesis import strategies as st
 from refimpl import AutoencoderBackprop, CounterCurrentAutoencoder, data
 from refimpl.backends import backend
 from refimpl.methods.local.counter_current.autoencoder import (
-    agreement,
     autoencoder_gradients,
     autoencoder_pair,
-    spatially_normalised,
-    spatially_normalised_backward,
 )
 from refimpl.models.autoencoder import task_pair
 from refimpl.nn import initialise
@@ -70,35 +67,6 @@ def test_gradients_of_each_level_equal_central_differences_of_its_own_loss(seed)
         for params, grads, owner in trained:
             for name, g in of_level(grads, owner).items():
                 assert_gradient(g, lambda: case.run()[0][level], params[name], of=f"{level} {name}")  # noqa: B023
-
-
-@given(seed=seeds, sD=st.one_of(st.none(), st.floats(0, 2)), height=st.integers(1, 4))
-@few_examples
-def test_the_gradient_of_a_level_s_loss_equals_central_differences(seed, sD, height):
-    a, c = np.random.default_rng(seed).standard_normal((2, 3, 2, height, 3))
-    _, da, dc = agreement(a, c, 0.7, sD)
-    assert relative_error(da, central_differences(lambda: agreement(a, c, 0.7, sD)[0], a)) < 1e-6
-    assert relative_error(dc, central_differences(lambda: agreement(a, c, 0.7, sD)[0], c)) < 1e-6
-
-
-def test_normalising_a_map_by_hand_and_a_map_without_contrast():
-    """(3, -1, 1, 1) has mean 1, u = (2, -2, 0, 0), length sqrt 8."""
-    a = np.array([3.0, -1, 1, 1]).reshape(1, 1, 2, 2)
-    y, u, n = spatially_normalised(a)
-    assert np.allclose(y.ravel(), [math.sqrt(0.5), -math.sqrt(0.5), 0, 0])
-    g = np.random.default_rng(0).standard_normal(a.shape)
-    da = spatially_normalised_backward(g, u, n)
-    assert np.isclose(da.sum(), 0) and np.isclose((da * u).sum(), 0, atol=1e-7)  # neither offset nor scale is seen
-    y, u, n = spatially_normalised(np.ones_like(a))
-    assert (y == 0).all() and np.isfinite(spatially_normalised_backward(g, u, n)).all()
-
-
-def test_the_first_loss_by_hand():
-    """One pixel 3 against 1 on a map of height 2 with four pixels: sC mean = 4 / 4, times 2; gradient 2 * 2 / 4 * 2."""
-    a, c = np.zeros((2, 1, 1, 2, 2))
-    a[0, 0, 0, 0], c[0, 0, 0, 0] = 3, 1
-    loss, da, dc = agreement(a, c, 1.0, None)
-    assert loss == 2 and da[0, 0, 0, 0] == 2 and np.array_equal(dc, -da)
 
 
 def test_the_true_derivative_reaches_lower_layers_and_is_cut():

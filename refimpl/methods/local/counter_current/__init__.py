@@ -8,23 +8,24 @@ the other way round in the feedback network, so each side teaches the other wher
 heat along a wall. Gradients end at the input of every layer. No weights are transported, no layer waits for a later
 one, and the feedback network costs next to nothing: it runs on the K classes, not on the batch.
 
-    networks.py   both networks, level by level (1), (2)      losses.py    (3) to (8) with all gradients
-    learner.py    CounterCurrent: fit, predict, score         study.py     the experiment and the race
-    autoencoder.py  (9) to (14): both networks on images, CounterCurrentAutoencoder
-    claims.py     what the paper says, measured
+    networks.py   both networks, level by level (1), (2)      losses.py    (3) to (9) with all gradients
+    learner.py    CounterCurrent: fit, predict, score         study.py     the experiment
+    autoencoder.py  (10) to (15): both networks on images, CounterCurrentAutoencoder
+    twins.py      the same network by back-propagation, or its last layer alone
+    claims.py     what the paper says, measured               racing.py    one step of each variant, for the race
 """
 
 from refimpl.methods.local.counter_current import claims
 from refimpl.methods.local.counter_current.autoencoder import (
     CounterCurrentAutoencoder,
-    agreement,
     autoencoder_gradients,
     autoencoder_pair,
 )
 from refimpl.methods.local.counter_current.learner import CounterCurrent
 from refimpl.methods.local.counter_current.losses import Terms, gradients, matching, normalised_matching
 from refimpl.methods.local.counter_current.networks import Pair, conv_pair, mlp_pair
-from refimpl.methods.local.counter_current.study import experiment, race, rules, teach
+from refimpl.methods.local.counter_current.racing import race
+from refimpl.methods.local.counter_current.study import experiment, rules, teach
 from refimpl.record import Paper
 
 PAPER = Paper(
@@ -44,7 +45,6 @@ __all__ = [
     "CounterCurrentAutoencoder",
     "Pair",
     "Terms",
-    "agreement",
     "autoencoder_gradients",
     "autoencoder_pair",
     "claims",

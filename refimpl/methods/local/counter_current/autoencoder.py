@@ -1,16 +1,16 @@
 """Variant C: an autoencoder of two networks. One carries the image x up to an output, one the target image down.
 
-    forward    a_0 = x,       a_l = layer l of a_{l-1},           l = 1..L,   a_L the output                       (9)
-    feedback   c_L = target,  c_{l-1} = layer l of c_l,           l = L..1,   c_0 a picture of x                  (10)
+    forward    a_0 = x,       a_l = layer l of a_{l-1},           l = 1..L,   a_L the output                       (10)
+    feedback   c_L = target,  c_{l-1} = layer l of c_l,           l = L..1,   c_0 a picture of x                  (11)
 The forward network shrinks the map L/2 times and then enlarges it again; the feedback network is its mirror: where one
 shrinks, the other enlarges. With H_l the height of the map and norm(a) = u / (||u|| + e), u = a - its mean over a map:
-    ell_l = H_l ( sC mean (a_l - c_l)^2 + sD mean (norm(a_l) - norm(c_l))^2 ),   l = 1..L-1                       (11)
-    ell_l = H_l sC mean (a_l - c_l)^2,                                           l = 0 and L                      (12)
-    da_l = 2 H_l / N_l ( sC (a_l - c_l) + sD norm'(norm(a_l) - norm(c_l)) ),     dc_l with a and c exchanged      (13)
-    norm'(g) = du - its mean over a map,   du = g / (n + e) - u <u, g> / (n (n + e)^2),   n = ||u||               (14)
-N_l is the number of entries. Gradients end at the input of a layer: ell_l trains layer l of the forward network and
-layer l+1 of the feedback network. ell_L is the error of the output, ell_0 that of the feedback network, which is an
-autoencoder from the other end.
+    ell_l = H_l ( sC mean (a_l - c_l)^2 + sD mean (norm(a_l) - norm(c_l))^2 ),   l = 1..L-1                       (12)
+    ell_l = H_l sC mean (a_l - c_l)^2,                                           l = 0 and L                      (13)
+    da_l = 2 H_l / N_l ( sC (a_l - c_l) + sD norm'(norm(a_l) - norm(c_l)) ),     dc_l with a and c exchanged      (14)
+    norm'(g) = du - its mean over a map,   du = g / (n + e) - u <u, g> / (n (n + e)^2),   n = ||u||               (15)
+N_l is the number of entries; loss and gradients of a level are one operation, `ops.map_agreement`. Gradients end at the
+input of a layer: ell_l trains layer l of the forward network and layer l+1 of the feedback network. ell_L is the error
+of the output, ell_0 that of the feedback network, which is an autoencoder from the other end.
 """
 
 from __future__ import annotations
@@ -21,52 +21,17 @@ from typing import Any
 import numpy as np
 
 from refimpl import ops, optim
-from refimpl.methods.local.counter_current.losses import TINY, _backward, centralise, clip
+from refimpl.methods.local.counter_current.losses import _backward, centralise, clip
 from refimpl.methods.local.counter_current.networks import Pair
 from refimpl.models.autoencoder import ImageAutoencoder, autoencoder
 from refimpl.nn import Scope, initialise
 
 
 def autoencoder_pair(shape: tuple[int, ...], channels: tuple[int, ...]) -> Pair:
-    """(9) and (10) for images of `shape`; channels: of the shrinking layers. Raises ValueError for extents that cannot
+    """(10) and (11) for images of `shape`; channels: of the shrinking layers. Raises ValueError for extents that cannot
     be halved so often."""
     up, shapes = autoencoder(shape, channels)
     return Pair(up, up[::-1], shapes)  # layer l down has the form of layer L+1-l up, and weights of its own
-
-
-# ---------------------------------------------------------------- the loss of a level
-
-
-def spatially_normalised(a: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """norm(a), u and n of (11) and (14), each map (H, W) of each sample on its own."""
-    u = a - a.mean(axis=(2, 3), keepdims=True)
-    n = np.sqrt(np.einsum("bchw,bchw->bc", u, u))[:, :, None, None]
-    return u / (n + a.dtype.type(TINY)), u, n
-
-
-def spatially_normalised_backward(g: np.ndarray, u: np.ndarray, n: np.ndarray) -> np.ndarray:
-    """(14)."""
-    inner = np.einsum("bchw,bchw->bc", u, g)[:, :, None, None]
-    long = n + u.dtype.type(TINY)
-    du = g / long - u * (inner / (np.where(n > 0, n, 1) * long * long))
-    return du - du.mean(axis=(2, 3), keepdims=True)
-
-
-def agreement(a: np.ndarray, c: np.ndarray, sC: float, sD: float | None) -> tuple[float, np.ndarray, np.ndarray]:
-    """(11) and (13), or with sD None (12): the loss, da and dc. a and c (B, C, H, W)."""
-    H, N = a.shape[2], a.size
-    error = a - c
-    loss = H * sC / N * ops.sum_of_squares(error)
-    da = error * a.dtype.type(2 * H * sC / N)
-    dc = -da
-    if sD is not None:
-        (ahat, u, n), (chat, v, m) = spatially_normalised(a), spatially_normalised(c)
-        error = ahat - chat
-        loss += H * sD / N * ops.sum_of_squares(error)
-        error *= a.dtype.type(2 * H * sD / N)
-        da += spatially_normalised_backward(error, u, n)
-        dc -= spatially_normalised_backward(error, v, m)
-    return float(loss), da, dc
 
 
 def autoencoder_gradients(
@@ -86,12 +51,14 @@ def autoencoder_gradients(
     c, down = pair.descend(feedback, target, train=True)
     losses = []
     for level in range(pair.L + 1):
-        loss, da, dc = agreement(a[level], c[level], sC, sD if 0 < level < pair.L else None)
-        if level > 0:
+        trains_up, trains_down = level > 0, level < pair.L
+        both = sD if trains_up and trains_down else None
+        loss, da, dc = ops.map_agreement(a[level], c[level], sC, both, trains_up, trains_down)
+        if trains_up:
             _backward(pair, pair.up, level, params, grads, up, da)
-        if level < pair.L:
+        if trains_down:
             _backward(pair, pair.down, level + 1, feedback, feedback_grads, down, dc)
-        losses.append(loss)
+        losses.append(float(loss))
     return tuple(losses)
 
 

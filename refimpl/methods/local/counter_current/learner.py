@@ -10,7 +10,7 @@ import numpy as np
 from refimpl import ops, optim
 from refimpl.data import batches
 from refimpl.estimator import Classifier, generator
-from refimpl.methods.local.counter_current.losses import centralise, clip, gradients, normalised
+from refimpl.methods.local.counter_current.losses import Terms, centralise, clip, gradients, normalised
 from refimpl.methods.local.counter_current.networks import Pair, Standardise, conv_pair, mlp_pair
 from refimpl.nn import Flatten, Sequential, initialise
 
@@ -18,11 +18,11 @@ VARIANTS = ("mlp", "cnn", "cnn_pool")
 
 
 class CounterCurrent(Classifier):
-    """Classification by counter-current learning.
+    """Classification by counter-current learning. (The autoencoder, variant C, is `CounterCurrentAutoencoder`.)
 
-    Networks: variant "mlp" with `hidden` widths, "cnn" (convolutions of stride 2) or "cnn_pool" (convolutions and
-    pooling) with `channels`; images are padded with zeros to extents that can be halved that often. image_shape:
-    (C, H, W) where X comes as rows of pixels. Inputs are standardised (one mean and deviation a channel).
+    Networks: variant "mlp" (A) with `hidden` widths, "cnn" (convolutions of stride 2) or "cnn_pool" (convolutions and
+    pooling; both B) with `channels`; images are padded with zeros to extents that can be halved that often.
+    image_shape: (C, H, W) where X comes as rows of pixels. Inputs are standardised (one mean and deviation a channel).
 
     Losses: sC, sS: weights of similarity and decorrelation (sS only in the convolutional variants); target_filter:
     samples that are sure already give no gradient (convolutional variants); feedback_input "classes" or "batch": what
@@ -207,10 +207,7 @@ class CounterCurrent(Classifier):
         """One step of both networks on a standardised batch."""
         for grads in self._grads.values():
             grads.flat[...] = 0
-        networks = self._params["forward"], self._params["feedback"], self._grads["forward"], self._grads["feedback"]
-        sS = None if self.variant == "mlp" else self.sS
-        on_batch = self.feedback_input == "batch"
-        terms = gradients(self._pair, *networks, x, y, len(self.classes_), self.sC, sS, self.target_filter, on_batch)
+        terms = self._gradients(x, y)
         done = self._optimizers["forward"].step
         for name, most in self._clips().items():
             if name == "feedback" and not self.train_feedback:
@@ -224,6 +221,13 @@ class CounterCurrent(Classifier):
                 clip(grads, most, self.clip_scope == "level")
             self._optimizer[name].step(self._params[name], grads, self._optimizers[name])
         return terms
+
+    def _gradients(self, x: np.ndarray, y: np.ndarray) -> Terms:
+        """Add the gradients of a batch into `_grads`."""
+        networks = self._params["forward"], self._params["feedback"], self._grads["forward"], self._grads["feedback"]
+        sS = None if self.variant == "mlp" else self.sS
+        on_batch = self.feedback_input == "batch"
+        return gradients(self._pair, *networks, x, y, len(self.classes_), self.sC, sS, self.target_filter, on_batch)
 
     # ------------------------------------------------------------ inference, and what the levels know
 
@@ -254,7 +258,7 @@ class CounterCurrent(Classifier):
         pairs = zip(self.activities(X), self.prototypes())
         if self.variant == "mlp":
             return [a @ c.T for a, c in pairs]
-        return [normalised(a)[0] @ normalised(c)[0].T for a, c in pairs]
+        return [normalised(a) @ normalised(c).T for a, c in pairs]
 
     def predict_at(self, X: Any, level: int) -> np.ndarray:
         """The class that a level alone would say: argmax of a_l c_l^T. Raises ValueError for another level."""

@@ -8,6 +8,11 @@ Convolutional networks (variant B), with rows divided by their lengths, Ahat = A
     dAhat = 2 sC / (B K) (Ahat Chat^T - Y) Chat   + 4 sS / B^2 (Ahat Ahat^T - I) Ahat                              (6)
     dChat = 2 sC / (B K) (Ahat Chat^T - Y)^T Ahat + 4 sS / K^2 (Chat Chat^T - I) Chat                              (7)
     da = dahat / (n + e) - a <a, dahat> / (n (n + e)^2),   n = ||a||, a row                                        (8)
+No row need be divided by its length for that. P = A C^T, Q = A A^T and R = C C^T hold all that is asked of rows (n^2
+is the diagonal of Q), and (6) and (8) are products of small matrices with rows as they are. With r = 1 / (n + e), and t
+the same of C, as diagonal matrices:
+    dA = M C + (U - k) A,  M = 2 sC / (B K) r (r P t - Y) t,  U = 4 sS / B^2 r (r Q r - I) r,
+                           k = r / n diag (M P^T + U Q),      and dC with A and C exchanged                        (9)
 The top level L is the cross-entropy of a_L.
 
 Gradients end at the input of a layer, so ell_l trains F_l and W_{l+1} and nothing else (`gradients`). Both networks get
@@ -55,24 +60,26 @@ def matching(a: np.ndarray, c: np.ndarray, target: np.ndarray, sC: float, need_d
     return loss, ops.matmul(error, c) if need_da else None, ops.matmul(error, a, transpose_a=True)
 
 
-def normalised(a: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Rows divided by their lengths, and the lengths (B, 1)."""
-    n = np.sqrt(np.einsum("bn,bn->b", a, a))[:, None]
-    return a / (n + a.dtype.type(TINY)), n
+def normalised(a: np.ndarray) -> np.ndarray:
+    """Ahat: rows divided by their lengths (+ e)."""
+    return a / (np.sqrt(np.einsum("bn,bn->b", a, a))[:, None] + a.dtype.type(TINY))
 
 
-def normalised_backward(dahat: np.ndarray, a: np.ndarray, n: np.ndarray) -> np.ndarray:
-    """(8), row by row; a row of zeros gets dahat / e."""
-    inner = np.einsum("bn,bn->b", a, dahat)[:, None]
-    long = n + a.dtype.type(TINY)
-    return dahat / long - a * (inner / (np.where(n > 0, n, 1) * long * long))
+def _lengths(Q: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """n and 1 / (n + e), as columns, from inner products of rows."""
+    n = np.sqrt(Q.diagonal())[:, None]
+    return n, 1 / (n + Q.dtype.type(TINY))
 
 
-def decorrelation(ahat: np.ndarray, sS: float) -> tuple[float, np.ndarray]:
-    """sS mean (Ahat Ahat^T - I)^2 and its gradient 4 sS / B^2 (Ahat Ahat^T - I) Ahat."""
-    gram = ops.matmul(ahat, ahat, transpose_b=True)
+def decorrelation(Q: np.ndarray, r: np.ndarray, sS: float) -> tuple[float, np.ndarray]:
+    """sS mean (r Q r - I)^2, a term of (5), and its 4 sS / B^2 r (r Q r - I) r, a term of (9)."""
+    outer = r * r.T
+    gram = outer * Q
     gram[np.diag_indices(len(gram))] -= 1
-    return sS / gram.size * ops.sum_of_squares(gram), ops.matmul(gram, ahat) * ahat.dtype.type(4 * sS / gram.size)
+    loss = sS / gram.size * ops.sum_of_squares(gram)
+    gram *= outer
+    gram *= gram.dtype.type(4 * sS / gram.size)
+    return loss, gram
 
 
 def normalised_matching(
@@ -84,25 +91,30 @@ def normalised_matching(
     keep: np.ndarray | None = None,
     need_da: bool = True,
 ):
-    """(5) to (8): the loss, da (None where not needed) and dc. keep (B, 1): rows of a are multiplied by it first, 0
+    """(5) to (9): the loss, da (None where not needed) and dc. keep (B, 1): rows of a are multiplied by it first, 0
     for samples that the filter drops, 1 for others."""
+    P, Q, R = (ops.matmul(x, y, transpose_b=True) for x, y in ((a, c), (a, a), (c, c)))
+    (n, r), (m, t) = _lengths(Q), _lengths(R)
     if keep is not None:
-        a = a * keep
-    (ahat, n), (chat, m) = normalised(a), normalised(c)
-    error = ops.matmul(ahat, chat, transpose_b=True)
-    error -= target
+        r = r * keep
+    outer = r * t.T
+    error = outer * P - target
     loss = sC / error.size * ops.sum_of_squares(error)
-    error *= error.dtype.type(2 * sC / error.size)
-    among_c, dchat = decorrelation(chat, sS)
-    dchat += ops.matmul(error, ahat, transpose_a=True)
-    among_a, dahat = decorrelation(ahat, sS)
-    da = None
-    if need_da:
-        dahat += ops.matmul(error, chat)
-        if keep is not None:
-            dahat *= keep
-        da = normalised_backward(dahat, a, n)
-    return loss + among_a + among_c, da, normalised_backward(dchat, c, m)
+    M = error * outer
+    M *= M.dtype.type(2 * sC / error.size)
+    among_a, U = decorrelation(Q, r, sS)
+    among_c, V = decorrelation(R, t, sS)
+    da = _along_rows(M, c, P, U, a, Q, n, r) if need_da else None
+    M = np.ascontiguousarray(M.T)
+    return loss + among_a + among_c, da, _along_rows(M, a, P.T, V, c, R, m, t)
+
+
+def _along_rows(M, other, P, U, own, Q, n, r) -> np.ndarray:
+    """(9) of one side; a row of zeros has no second term in (8)."""
+    U[np.diag_indices(len(U))] -= ((M * P).sum(axis=1) + (U * Q).sum(axis=1)) * (r / np.where(n > 0, n, 1))[:, 0]
+    d = ops.matmul(M, other)
+    d += ops.matmul(U, own)
+    return d
 
 
 def gradients(
@@ -164,7 +176,8 @@ def centralise(grads: Params) -> None:
         if g.ndim == 2:
             g -= g.mean(axis=0, keepdims=True)
         elif g.ndim > 2:
-            g -= g.mean(axis=tuple(range(1, g.ndim)), keepdims=True)
+            rows = g.reshape(len(g), -1)  # a window: one axis is quicker to sum over than three
+            rows -= rows.mean(axis=1, keepdims=True)
 
 
 def clip(grads: Params, most: float, by_level: bool = False) -> None:

@@ -128,9 +128,10 @@ def conv_pair(shape: Shape, K: int, channels: tuple[int, ...], pool: bool = Fals
     down: list[dict[str, Layer]] = []
     for c in channels:
         below, h, w = shapes[-1]
-        up.append({"weights": _conv(below, c, 1 if pool else 2, not pool), "phi": Activation("elu")})
-        if pool:
+        up.append({"weights": _conv(below, c, 1 if pool else 2, not pool)})
+        if pool:  # phi rises, so it may follow the pooling as well, where a quarter of the values is left
             up[-1]["pool"] = MaxPool2d(2)
+        up[-1]["phi"] = Activation("elu")
         down.append({"enlarge": Upsample2d(2), "weights": _conv(c, below, 1, not pool)})
         if len(up) > 1:
             down[-1]["phi"] = Activation("elu")

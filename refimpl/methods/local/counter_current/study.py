@@ -1,15 +1,16 @@
-"""What `refimpl run counter_current` and `refimpl bench counter_current` do: the experiment with its figure, and the
-race."""
+"""What `refimpl run counter_current` does: the experiment with its figure; steps to read; the common network."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from refimpl.baselines import (
+    AutoencoderBackprop,
     BackpropClassifier,
     DifferenceTargetPropagationClassifier,
     DirectFeedbackAlignmentClassifier,
@@ -18,33 +19,36 @@ from refimpl.baselines import (
     ShallowClassifier,
 )
 from refimpl.data import Dataset, load
+from refimpl.methods.local.counter_current.autoencoder import CounterCurrentAutoencoder
 from refimpl.methods.local.counter_current.learner import VARIANTS, CounterCurrent
-from refimpl.methods.local.counter_current.networks import mlp_pair, step_flops
-from refimpl.record import Common, Contender, Experiment, Rule, Step
+from refimpl.models.autoencoder import task_pair
+from refimpl.record import Common, Contender, Experiment, Rule, Score, Step
 
 # Settings of `refimpl run counter_current --set name=value`.
 SETTINGS = {"variant": "mlp", "width": 256, "depth": 5, "steps": 640, "batch_size": 256, "lr": 1.0}
+CODER_SETTINGS = {"width": 16, "depth": 2, "steps": 1800, "batch_size": 32, "lr": 0.01, "task": "identity"}
 QUICK_STEPS = 100
 
 
 def experiment(data: Dataset, seed: int, settings: Mapping[str, Any]) -> Experiment:
     """Counter-current learning, the same with an untrained feedback network, and the rules that it is compared with.
 
-    Settings: variant ("mlp", "cnn" or "cnn_pool"); width, depth: of the hidden layers (a convolutional network has
-    width / 4 channels, twice as many at every second level, and one level for each time that the image can be halved,
-    at most depth); steps: of gradient descent, rounded up to whole epochs; batch_size; lr; and quick. Back-propagation
-    and the learner of the last layer alone have the same network, first weights and settings; the other rules (for
-    "mlp") the same widths with tanh, Adam and a rate of 1e-3. Raises ValueError for a setting that does not exist.
+    Settings: variant ("mlp", "cnn", "cnn_pool" or "autoencoder"); width, depth: of the hidden layers (a convolutional
+    network has width / 4 channels, twice as many at every second level, and one level for each time that the image can
+    be halved, at most depth); steps: of gradient descent, rounded up to whole epochs; batch_size; lr; and quick.
+    Back-propagation and the learner of the last layer alone have the same network, first weights and settings; the
+    other rules (for "mlp") the same widths with tanh, Adam and a rate of 1e-3.
+
+    For "autoencoder" see `autoencoder_experiment`. Raises ValueError for a setting that does not exist.
     """
     given = {k: v for k, v in settings.items() if k != "quick"}
-    unknown = sorted(set(given) - set(SETTINGS))
-    if unknown:
-        raise ValueError(f"counter_current: no setting {unknown[0]!r}, expected one of {', '.join(SETTINGS)}")
-    s = {**SETTINGS, **given}
+    if given.get("variant") == "autoencoder":
+        return autoencoder_experiment(data, seed, settings)
+    s = _completed(SETTINGS, settings)
     if s["variant"] not in VARIANTS:
-        raise ValueError(f"counter_current: variant is {s['variant']!r}, expected one of {', '.join(VARIANTS)}")
-    if settings.get("quick") and "steps" not in given:
-        s["steps"] = QUICK_STEPS
+        raise ValueError(
+            f"counter_current: variant is {s['variant']!r}, expected one of {', '.join((*VARIANTS, 'autoencoder'))}"
+        )
     epochs = math.ceil(s["steps"] / math.ceil(len(data.x_train) / s["batch_size"]))
     common: dict[str, Any] = {"epochs": epochs, "batch_size": s["batch_size"], "random_state": seed}
     shape: dict[str, Any] = {"variant": s["variant"]}
@@ -75,7 +79,91 @@ def experiment(data: Dataset, seed: int, settings: Mapping[str, Any]) -> Experim
     return Experiment(contenders, data, lambda figure, results: draw(figure, results, data))
 
 
-# ---------------------------------------------------------------- the figure
+def _completed(defaults: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings with those that were given in the place of defaults; fewer steps where it should be quick."""
+    given = {k: v for k, v in settings.items() if k != "quick"}
+    unknown = sorted(set(given) - set(defaults))
+    if unknown:
+        raise ValueError(f"counter_current: no setting {unknown[0]!r}, expected one of {', '.join(defaults)}")
+    quick = {"steps": QUICK_STEPS} if settings.get("quick") and "steps" not in given else {}
+    return {**defaults, **given, **quick}
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """A data set of images without its labels: for learners that make images of images."""
+
+    whole: Dataset
+
+    name = property(lambda self: self.whole.name)
+    title = property(lambda self: self.whole.title)
+    sizes = property(lambda self: self.whole.sizes)
+    train = property(lambda self: (self.whole.x_train,))
+    test = property(lambda self: (self.whole.x_test,))
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        return {"x_train": self.whole.x_train, "x_test": self.whole.x_test}
+
+    def quick(self, seed: int) -> Pictures:
+        return Pictures(self.whole.quick(seed))
+
+
+def autoencoder_experiment(data: Dataset, seed: int, settings: Mapping[str, Any]) -> Experiment:
+    """Variant C and the same autoencoder trained by back-propagation, from the same first weights.
+
+    Settings: width: channels of the first layer, twice as many at each further one; depth: how often the image is
+    halved; steps: rounded up to whole epochs; batch_size; lr: of counter-current learning (back-propagation has the
+    paper's 0.03 and its other settings); task: what to make of an image, see models.autoencoder.task_pair.
+    """
+    s = _completed({"variant": "autoencoder", **CODER_SETTINGS}, settings)
+    epochs = math.ceil(s["steps"] / math.ceil(len(data.x_train) / s["batch_size"]))
+    same: dict[str, Any] = {"channels": tuple(s["width"] * 2**i for i in range(s["depth"])), "task": s["task"]}
+    same |= {"epochs": epochs, "batch_size": s["batch_size"], "batches_per_epoch": None, "random_state": seed}
+    contenders = [
+        Contender("counter-current", CounterCurrentAutoencoder(lr=s["lr"], **same)),
+        Contender("back-propagation", AutoencoderBackprop(**same), "baseline"),
+    ]
+    pictures, score = Pictures(data), Score("minus squared error of a test pixel", fraction=False, decimals=4)
+    return Experiment(contenders, pictures, lambda figure, results: draw_autoencoder(figure, results, pictures), score)
+
+
+# ---------------------------------------------------------------- the figures
+
+
+def draw_autoencoder(figure: Any, results: list[dict[str, Any]], data: Pictures) -> None:
+    """Test images and what the networks make of them; errors of a pixel; the losses of the levels between."""
+    from refimpl.viz import style
+
+    ccl, bp = (next(r for r in results if r["name"] == name) for name in ("counter-current", "back-propagation"))
+    learner = ccl["learner"]
+    x, target = task_pair(data.whole.x_test[:12], learner.task, np.random.default_rng(0))
+    rows = {"input": x} if learner.task == "identity" else {"input": x, "target": target}
+    rows |= {"counter-current": learner.reconstruct(x), "its feedback network": learner.look_back(target)}
+    rows |= {"back-propagation": bp["learner"].reconstruct(x)}
+    figure.set_size_inches(2 * style.WIDTH * 0.85, 2 * style.HEIGHT)
+    top, bottom = figure.subfigures(2, 1, height_ratios=(1.0, 1.0))
+    for line, (name, images) in zip(top.subplots(len(rows), len(x)), rows.items()):
+        for ax, image in zip(line, np.clip(images, 0, 1)):
+            picture = image.transpose(1, 2, 0)
+            ax.imshow(picture if len(image) == 3 else picture[:, :, 0], cmap="gray", vmin=0, vmax=1)
+            ax.set(xticks=[], yticks=[])
+            ax.grid(visible=False)
+        line[0].set_ylabel(name, rotation=0, ha="right", va="center", color=style.INK)
+    errors, levels = bottom.subplots(1, 2)
+    L, epochs = learner._pair.L, np.arange(1, len(ccl["history"]) + 1)
+    pixel = learner.sC * learner._padded[1]  # the loss at an end is this times the squared error of a pixel
+    curves = {"counter-current": f"level{L}", "its feedback network": "level0"}
+    for i, (name, metric) in enumerate(curves.items()):
+        error = [m[metric] / pixel for m in ccl["history"]]
+        errors.plot(epochs, error, style.DASHES[i], color=style.colour(i), label=name)
+    errors.plot(epochs, [m["loss"] for m in bp["history"]], color=style.BASELINE, label="back-propagation")
+    errors.set(title="Squared error of a training pixel", xlabel="epoch", yscale="log")
+    errors.legend()
+    for level in range(1, L):
+        curve = [m[f"level{level}"] for m in ccl["history"]]
+        levels.plot(epochs, curve, style.DASHES[level % 4], color=style.colour(level), label=str(level))
+    levels.set(title="How far both networks disagree, level by level", xlabel="epoch", yscale="log")
+    levels.legend(title="level", ncols=min(L - 1, 3))
 
 
 def draw(figure: Any, results: list[dict[str, Any]], data: Dataset) -> None:
@@ -134,75 +222,6 @@ def _draw_bars(ax: Any, results: list[dict[str, Any]]) -> None:
     ax.set(title="Test accuracy", xlim=(0, 1))
     ax.grid(axis="y", visible=False)
     style.percent_axis(ax.xaxis)
-
-
-# ---------------------------------------------------------------- the race
-
-_B, _D, _WIDTH, _DEPTH, _K = 256, 784, 256, 5, 10
-
-
-def race() -> list[Step]:
-    """One step of both networks (losses, gradients, clipping, gradient descent), as in the claims on MNIST."""
-    pair = mlp_pair(_D, _K, (_WIDTH,) * _DEPTH)
-    shape = f"B={_B}, {_D}-{_WIDTH}x{_DEPTH}-{_K}"
-    return [Step("counter-current step", shape, "float32", _make_step, _make_torch_step, step_flops(pair, _B, _K))]
-
-
-def _batch() -> tuple[np.ndarray, np.ndarray]:
-    rng = np.random.default_rng(0)
-    return rng.standard_normal((_B, _D), np.float32), np.arange(_B) % _K
-
-
-def _learner() -> CounterCurrent:
-    """Begun on the batch alone, as it stands (it is standard normal already)."""
-    learner = CounterCurrent(hidden=(_WIDTH,) * _DEPTH, epochs=1, batch_size=_B, random_state=1)
-    learner.begin(*_batch())
-    return learner
-
-
-def _make_step() -> Any:
-    learner, (x, y) = _learner(), _batch()
-    return lambda: learner._step(x, y).total
-
-
-def _make_torch_step(torch: Any) -> Any:
-    """As its users would write it: detached inputs, one loss, one backward pass, clip_grad_norm_, SGD."""
-    nn, F = torch.nn, torch.nn.functional
-    mine = _learner()._params
-    widths = [_D, *(_WIDTH,) * _DEPTH, _K]
-    L = len(widths) - 1
-    up = nn.ModuleList(nn.Linear(widths[i], widths[i + 1], bias=False) for i in range(L))
-    down = nn.ModuleList(nn.Linear(widths[i + 1], widths[i], bias=False) for i in range(L))
-    for name, modules in (("forward", up), ("feedback", down)):
-        for level, module in enumerate(modules, 1):
-            weight = mine[name][f"level{level}.weights.weight"].T
-            module.weight.data[...] = torch.from_numpy(np.ascontiguousarray(weight))
-    optimizers = [torch.optim.SGD(net.parameters(), lr=1.0, fused=True) for net in (up, down)]
-    x, y = map(torch.from_numpy, _batch())
-    onehot, classes = F.one_hot(y, _K).float(), torch.eye(_K)
-
-    def step() -> float:
-        a = [x]
-        for level, layer in enumerate(up, 1):
-            z = layer(a[-1].detach())
-            a.append(F.elu(z) if level < L else z)
-        c = [classes]
-        for level in range(L, 0, -1):
-            q = down[level - 1](c[0].detach())
-            c.insert(0, F.elu(q) if level > 1 else q)
-        loss = F.cross_entropy(a[-1], y)
-        for level in range(L):
-            loss = loss + 128 / widths[level] * F.mse_loss(a[level] @ c[level].T, onehot)
-        for optimizer in optimizers:
-            optimizer.zero_grad()
-        loss.backward()
-        for net in (up, down):
-            nn.utils.clip_grad_norm_(net.parameters(), 1.0)
-        for optimizer in optimizers:
-            optimizer.step()
-        return loss.item()
-
-    return step
 
 
 # ---------------------------------------------------------------- a step to read

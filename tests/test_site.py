@@ -263,3 +263,40 @@ def test_links_between_files_lead_somewhere(file):
     for target in re.findall(r"\]\(([^)\s#]+)(?:#[^)]*)?\)", prose):
         if not re.match(r"\w+:", target):
             assert (file.parent / target).exists(), f"{file.name} links to {target}, which is not there"
+
+
+def test_a_map_of_files_becomes_a_list_with_a_file_a_line():
+    doc = """What it is.
+
+        learner.py     the learner     study.py, race.py   what is run
+        refimpl/ops/x.py: one <line>        refimpl/nn/y.py
+
+    The end."""
+    assert text.prose(doc).split("\n\n") == [
+        "What it is.",
+        "- `learner.py`: the learner\n- `study.py, race.py`: what is run\n- `refimpl/ops/x.py`: one \\<line\\>\n"
+        "- `refimpl/nn/y.py`",
+        "The end.",
+    ]
+
+
+@pytest.mark.parametrize("slug", methods.slugs())
+def test_a_method_s_page_lists_its_files_and_has_the_name_of_its_tutorial(slug, source):
+    page = (source / "methods" / f"{slug}.md").read_text(encoding="utf-8")
+    assert "- `learner.py`: " in page
+    tutorial = (ROOT / "tutorials" / f"{slug}.md").read_text(encoding="utf-8")
+    name = re.search(r"^# (.+)$", page, re.MULTILINE)[1]
+    assert f"\n# {name}: " in tutorial
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "shown"),
+    [
+        ("method", "counter_current counter-current step", "counter-current step"),
+        ("method", "tpsgd tpSGD, a batch", "tpSGD, a batch"),
+        ("method", "streambp back-propagation step", "streambp back-propagation step"),
+        ("operation", "relu", "relu"),
+    ],
+)
+def test_a_step_that_names_its_method_does_not_name_it_twice(kind, name, shown):
+    assert charts.title({"kind": kind, "name": name}) == shown

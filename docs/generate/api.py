@@ -30,7 +30,7 @@ def modules() -> list[str]:
 def public(module: Any) -> list[str]:
     """Public names of a module, as it declares them, else those it defines."""
     if hasattr(module, "__all__"):
-        return list(module.__all__)
+        return sorted(module.__all__, key=lambda n: (n.lower(), n))
     own = [
         n
         for n, v in vars(module).items()

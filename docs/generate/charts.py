@@ -23,10 +23,17 @@ def load(root: Path, name: str = "bench") -> dict[str, Any] | None:
     return json.loads(file.read_text(encoding="utf-8")) if file.exists() else None
 
 
+def title(row: Row) -> str:
+    """A row's name; of a method's step without the method, where the step says it too."""
+    slug, _, step = row["name"].partition(" ")
+    said = row["kind"] == "method" and slug.replace("_", "") in "".join(filter(str.isalnum, step)).lower()
+    return step if said else row["name"]
+
+
 def label(row: Row, wrap: bool = False) -> str:
     """Name and shape, on two lines where they are long."""
-    long = wrap and len(row["name"]) + len(row["shape"]) > 30
-    return f"{row['name']}{chr(10) if long else '  '}{row['shape']}"
+    long = wrap and len(title(row)) + len(row["shape"]) > 30
+    return f"{title(row)}{chr(10) if long else '  '}{row['shape']}"
 
 
 def speed_up(figure: Any, rows: Sequence[Row]) -> None:
@@ -157,7 +164,7 @@ def cells(row: Row) -> list[str]:
     limit = f"{100 * row['limit_fraction']:.0f} %" if row.get("limit_fraction") else "-"
     times = [short(row[f"{key}_s"]) for key in ("numpy", "native", "torch")]
     numbers = [*times, ratio("numpy"), ratio("torch"), limit]
-    return [f"{row['name']} {row['shape']}", *(n.replace(" ", NO_BREAK) for n in numbers)]
+    return [f"{title(row)} {row['shape']}", *(n.replace(" ", NO_BREAK) for n in numbers)]
 
 
 def conditions(outcome: Mapping[str, Any]) -> str:

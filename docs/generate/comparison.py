@@ -69,7 +69,7 @@ def _part(out: Path, outcome: Mapping[str, Any]) -> list[str]:
         "",
         f"![Accuracy of each rule, and accuracy over memory](_images/comparison-{name}.png)",
         "",
-        text.table(head, rows),
+        f":::{{container}} rules\n{text.table(head, rows)}\n:::",
         "",
         "Not as in the common network:",
         "",

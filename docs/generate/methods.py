@@ -102,8 +102,12 @@ def learners(module: Any) -> list[type]:
 
 
 def _short_name(module: Any) -> str:
-    title = module.PAPER.title.split(":")[0]
-    return title if len(title) < 40 else (learners(module)[0].__name__ if learners(module) else title)
+    """What people call the method: the title of its tutorial up to the colon, else that of the paper."""
+    tutorial = Path(__file__).resolve().parents[2] / "tutorials" / f"{module.PAPER.slug}.md"
+    found = (
+        re.search(r"^# ([^:\n]+)", tutorial.read_text(encoding="utf-8"), re.MULTILINE) if tutorial.exists() else None
+    )
+    return found[1].strip() if found else module.PAPER.title.split(":")[0]
 
 
 def _claim(slug: str, id: str) -> Any:

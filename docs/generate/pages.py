@@ -153,7 +153,7 @@ by hand and proved by a test; the claims of each paper are measured again, and p
 
 `refimpl run noprop` trains three variants of one paper and their baselines in less than a minute, and draws this.
 
-::::{{grid}} 1 2 2 4
+::::{{grid}} 1 2 3 5
 :gutter: 3
 
 :::{{grid-item-card}} Learn

@@ -32,6 +32,18 @@ def _equation(paragraph: str) -> bool:
 _TERM = re.compile(r"([A-Za-z_][\w.]*(?:, [A-Za-z_][\w.]*)*) {2,}(\S.*)")  # name    what it means
 
 
+_FILE = re.compile(r"([\w./]+\.py(?:, [\w./]+\.py)*)(?:: | {2,}|$)(.*)")  # name.py    what is in it
+
+
+def _files(block: str) -> str | None:
+    """A map of files, several a line, as a list with one a line; None for any other block."""
+    parts = [p for line in block.split("\n") for p in re.split(r" {2,}(?=[\w./]+\.py\b)", line.strip())]
+    found = [_FILE.fullmatch(p) for p in parts]
+    if not all(found):
+        return None
+    return "\n".join(f"- `{f[1]}`{': ' + escape(f[2].strip()) if f[2] else ''}" for f in found if f)
+
+
 def prose(doc: str | None) -> str:
     """A docstring as Markdown: paragraphs, lists, formulas and indented blocks in a fixed width."""
     out: list[str] = []
@@ -44,7 +56,8 @@ def prose(doc: str | None) -> str:
             text = "\n".join(run)
             out.append(formula(text) if _equation(text) else escape(text))
         if block:
-            out.append(formula(inspect.cleandoc("\n" + "\n".join(block))))
+            text = inspect.cleandoc("\n" + "\n".join(block))
+            out.append(_files(text) or formula(text))
         if terms:
             out.append("\n".join(f"- `{name}`: {escape(meaning)}" for name, meaning in terms))
         run.clear()

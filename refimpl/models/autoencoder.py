@@ -43,6 +43,12 @@ class Normalise(BatchNorm):
             return ops.batchnorm_inference_backward(dy, x, *numbers)[0]
         return ops.batchnorm_backward(dy, x, params["gain"], mean, rstd)[0]
 
+    def backward_with(self, activation, params, grads, saved, above, dy, need_dx=True):
+        x, mean, rstd = saved
+        if mean is None:
+            return self.backward(params, grads, saved, ops.relu_backward(dy, above), need_dx)
+        return ops.batchnorm_relu_backward(dy, above, x, params["gain"], mean, rstd)[0]
+
 
 def shrinking(c_in: int, c_out: int, bare: bool = False) -> dict[str, Layer]:
     """(B, c_in, H, W) to (B, c_out, H/2, W/2); orthogonal first weights."""

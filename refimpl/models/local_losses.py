@@ -164,7 +164,8 @@ class PredSim(Objective):
 
 
 def predsim(column: Column, shape: Shape, beta: float = 0.99, features: int = 256) -> PredSim:
-    """The head of (1) pools to at most `features` numbers; z comes from one 3x3 convolution without bias."""
+    """The head of (1) pools to at most `features` numbers; z comes from one 3x3 convolution without bias.
+    Raises ValueError for beta outside [0, 1]."""
     if not 0 <= beta <= 1:
         raise ValueError(f"predsim: beta is {beta}, expected a number in [0, 1]")
     c = shape[0]

@@ -12,7 +12,7 @@ is the encoder. No neuron follows the read-out, so each step has real-valued log
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -282,24 +282,33 @@ def _preact_block(c_in: int, c_out: int, stride: int, neuron: Neuron, dropout: f
     return Steps(lif=BatchNormLIF(c_in, neuron), sum=StepResidual(Steps(**body), project))
 
 
+def _per_stage(blocks: int | Sequence[int], widths: Sequence[int]) -> Sequence[int]:
+    """How many blocks each stage has."""
+    each = [blocks] * len(widths) if isinstance(blocks, int) else list(blocks)
+    if len(each) != len(widths) or min(each) < 1:
+        raise ValueError(f"blocks is {blocks!r}, expected a number of at least 1, or {len(widths)}: one a stage")
+    return each
+
+
 def spiking_resnet(
     shape: Shape,
     d_out: int,
     neuron: Neuron = DEFAULT,
     widths: tuple[int, ...] = (16, 32),
-    blocks: int = 1,
+    blocks: int | Sequence[int] = 1,
     dropout: float = 0.0,
 ) -> SpikingNet:
-    """Pre-activation ResNet: a 3x3 convolution as encoder, `blocks` blocks a stage (stride 2 from the second stage on),
-    batch norm and LIF, global average pooling, a linear read-out. widths (64, 128, 256, 512) with blocks=2: ResNet-18.
+    """Pre-activation ResNet: a 3x3 convolution as encoder, `blocks` blocks a stage (one number, or one for each stage;
+    stride 2 from the second on), batch norm and LIF, global average pooling, a linear read-out. widths (64, 128, 256,
+    512) with blocks=2: ResNet-18. Raises ValueError where there are not as many numbers of blocks as widths.
 
     Source: He et al., "Identity mappings in deep residual networks", 2016, with spikes.
     """
     c_in, _, _ = _images("spiking_resnet", shape)
     parts: dict[str, Layer] = {}
     c = widths[0]
-    for stage, width in enumerate(widths, start=1):
-        for block in range(1, blocks + 1):
+    for stage, (width, n) in enumerate(zip(widths, _per_stage(blocks, widths)), start=1):
+        for block in range(1, n + 1):
             stride = 2 if stage > 1 and block == 1 else 1
             parts[f"stage{stage}_block{block}"] = _preact_block(c, width, stride, neuron, dropout)
             c = width
@@ -316,20 +325,20 @@ def spiking_nfnet(
     d_out: int,
     neuron: Neuron = DEFAULT,
     widths: tuple[int, ...] = (16, 32),
-    blocks: int = 1,
+    blocks: int | Sequence[int] = 1,
 ) -> SpikingNet:
     """The pre-activation ResNet without batch norm: convolutions with scaled weight standardisation, spikes times 2.74
     before each, branches times 0.2 and a learnable number that starts at 0; a block divides its input by the standard
     deviation expected there. Where the shape stays, the shortcut is the block's input; where it changes, a 1x1
-    convolution of its spikes.
+    convolution of its spikes. widths (64, 128, 256, 512) with blocks=(3, 4, 6, 3): NF-ResNet-34.
 
     Source: Brock, De and Smith, 2021, with spikes.
     """
     c_in, _, _ = _images("spiking_nfnet", shape)
     parts: dict[str, Layer] = {}
     c, variance = widths[0], 1.0
-    for stage, width in enumerate(widths, start=1):
-        for block in range(1, blocks + 1):
+    for stage, (width, n) in enumerate(zip(widths, _per_stage(blocks, widths)), start=1):
+        for block in range(1, n + 1):
             stride = 2 if stage > 1 and block == 1 else 1
             project = stride != 1 or c != width
             spikes = {"scale": Scale(1 / math.sqrt(variance)), "lif": LIF(neuron), "gain": Scale(SPIKE_GAIN)}

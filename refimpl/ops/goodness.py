@@ -93,11 +93,12 @@ def goodness_contrast(
     """The contrastive loss of a layer, with its gradient in one pass.
 
     g = <v, p> / (|v| |p|),  v = |z| element by element (with magnitude False: v = z)
-    L = 1/B Σ_b log(1 + exp(-theta (g+_b - g-_b)))
+    L = 1/B Σ_b log(1 + exp(-theta d_b)),  d_b = g_b - g_{B+b}
     dg/dz = sign(z) (p / (|v| |p|) - g v / |v|²)        (with magnitude False without the sign)
-    dL/dz+ = -w dg/dz+,  dL/dz- = w dg/dz-,  w = theta / B  σ(-theta (g+ - g-))
+    dz_b = -w_b dg/dz,  dz_{B+b} = w_b dg/dz,  w_b = theta / B  σ(-theta d_b)
 
-    Returns loss (B,): the terms of L's sum; g (2B,); dz (2B, N).
+    Rows 1 to B of z (2B, N) saw right labels, the others, in the same order, wrong ones. Returns loss (B,): the terms
+    of L's sum; g (2B,); dz (2B, N).
     """
     _check_contrast(z, p, theta)
     return _contrast(z, p, theta, magnitude)

@@ -131,7 +131,7 @@ def matmul(
 ) -> np.ndarray:
     """y = op(a) op(b), where op transposes the last two axes if its flag is set.
 
-    y_mn = Σ_k op(a)_mk op(b)_kn
+    y_mn = Σ_k A_mk B_kn,  A = op(a), B = op(b)
 
     Shapes: op(a) (..., M, K), op(b) (..., K, N), y (..., M, N). Both have the same leading axes, or one of them is 2-D
     and shared by all matrices of the other. `out` (C-contiguous) may name the array to write. Raises ValueError for

@@ -31,9 +31,10 @@ def seed_bars(
     for i, (name, label) in enumerate(names.items()):
         colour = style.BASELINE if name in baselines else style.colour(i if own else 0)
         each = [v[name] for v in values]
-        ax.barh(label, np.mean(each), color=colour, height=0.6)
+        mean = float(np.mean([100 * e for e in each]))  # as the notes of the claims compute it, to the last digit shown
+        ax.barh(label, mean / 100, color=colour, height=0.6)
         ax.plot(each, [label] * len(each), "o", color=style.INK, markersize=4, markerfacecolor="none")
-        ax.annotate(f"{100 * np.mean(each):.1f} %", (0.01, i), color=style.on(colour), va="center")
+        ax.annotate(f"{mean:.1f} %", (0.01, i), color=style.on(colour), va="center")
     if not ax.yaxis_inverted():  # axes that share it have it from the first
         ax.invert_yaxis()
     ax.set(xlabel=f"{quantity} (circles: seeds)", title=title)

@@ -1,5 +1,7 @@
 """Spiking architectures: shapes, where dropout and pooling stand, and the ways to show an input."""
 
+import math
+
 import numpy as np
 import pytest
 
@@ -57,6 +59,9 @@ def test_a_network_is_a_layer_of_one_step():
 def test_sizes_of_the_networks_of_the_paper():
     resnet = initialise(spiking_resnet((3, 32, 32), 10, widths=(64, 128, 256, 512), blocks=2), RNG(0))
     assert 11.1e6 < resnet.size < 11.3e6  # ResNet-18
+    deep = spiking_nfnet((3, 32, 32), 1000, widths=(64, 128, 256, 512), blocks=(3, 4, 6, 3)).declare()
+    assert sum(name.endswith(("conv1.weight", "conv2.weight")) for name in deep) == 2 * (3 + 4 + 6 + 3)
+    assert 21e6 < sum(math.prod(spec.shape) for spec in deep.values()) < 22e6  # ResNet-34
     vgg = spiking_vgg((2, 48, 48), 10, plan=VGG_11)
     assert sum(isinstance(width, int) for width in VGG_11) == 8
     assert vgg.declare()["body.readout.weight"].shape == (512 * 9, 10)
@@ -102,6 +107,11 @@ def test_what_is_shown_at_each_step():
         (lambda: spiking_vgg((1, 3, 3), 2, plan=(2, "pool", "pool")), "too small for plan"),
         (lambda: spiking_resnet((3, 4), 2), "spiking_resnet: frames of shape"),
         (lambda: spiking_nfnet((0, 4, 4), 2), "spiking_nfnet: frames of shape"),
+        (
+            lambda: spiking_nfnet((1, 4, 4), 2, blocks=(1,)),
+            r"blocks is \(1,\), expected a number .*, or 2: one a stage",
+        ),
+        (lambda: spiking_resnet((1, 4, 4), 2, blocks=0), "blocks is 0, expected a number of at least 1"),
         (lambda: frames(np.zeros((2, 3)), 3, "poisson"), "coding is 'poisson', expected one of direct"),
         (lambda: frames(np.zeros((2, 4, 5)), 3, "events"), r"shape \(2, 4, 5\), expected \(B, 3, ...\)"),
     ],

@@ -113,3 +113,19 @@ def test_every_method_with_a_tutorial_is_registered():
 
     for file in FILES:
         assert re.match(r"\d\d-", file.stem) or file.stem in methods.slugs(), f"{file.name} belongs to no method"
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda f: f.stem)
+def test_numbers_of_equations_are_those_that_the_page_shows(file):
+    """Labelled equations are numbered in their order: what is called equation (2) is the second of them, and what a
+    heading announces stands below it."""
+    text = file.read_text(encoding="utf-8")
+    labels = re.findall(r"^\$\$ \((\S+)\)$", text, re.MULTILINE)
+    assert set(re.findall(r"\{eq\}`([^`]+)`", text)) <= set(labels)
+    assert not re.findall(r"equations? \([^)]*[a-z][^)]*\)", text), "a label is no number: use {eq}"
+    number = {str(i): label for i, label in enumerate(labels, 1)} | dict.fromkeys(re.findall(r"\\tag\{(\d+)\}", text))
+    for told in re.findall(r"equations? (\(\d+\)(?:(?: to|,| and) \(\d+\))*)", text):
+        assert set(re.findall(r"\d+", told)) <= set(number), told
+    for heading, below in re.findall(r"^#+ ([^\n]*equations? \(\d[^\n]*)\n(.*?)(?=^## |\Z)", text, MULTILINE):
+        for n in re.findall(r"\((\d+)\)", heading):
+            assert f"$$ ({number[n]})" in below, heading

@@ -1,10 +1,14 @@
 """Experiment, figure, race and claims of AugLocal: that they run, and that verdicts turn at the thresholds."""
 
+import xml.etree.ElementTree as ElementTree
+
 import numpy as np
 import pytest
 
 from refimpl import data, methods, record
-from refimpl.methods.local.auglocal import PAPER, claims, experiment, race, rules, teach
+from refimpl.methods.local.auglocal import PAPER, claims, depths, experiment, race, rules, selected, strides, teach
+from refimpl.methods.local.auglocal.study import columns_svg
+from refimpl.models.column import resnet_column
 from refimpl.record import Common, Setting
 
 pytest.importorskip("matplotlib")
@@ -183,3 +187,13 @@ def test_a_verdict_turns_at_the_threshold_of_the_card(name, values, change):
 def test_one_seed_is_enough_where_each_seed_counts():
     good, bad = {"auglocal": [0.9], "greedy": [0.1]}, {"auglocal": [0.5], "greedy": [0.6]}
     assert not CLAIMS["representation"].judge([good, good, bad])[0]
+
+
+@pytest.mark.parametrize(("d", "tau"), [(1, 0.0), (3, 0.5), (5, 1.0)])
+def test_the_small_picture_shows_every_copied_layer_and_every_halving(d, tau):
+    column = resnet_column((3, 32, 32), 10, (16, 32, 64), 5)
+    svg = ElementTree.fromstring(columns_svg(column, d, tau))
+    picks = [selected(16, l, depth) for l, depth in enumerate(depths(16, d, tau))]
+    bars = sum(stride == 2 for l, p in enumerate(picks) for stride in strides(column.widths, l, p))
+    assert len(svg.findall("rect")) == 16 + sum(map(len, picks))
+    assert sum(path.get("stroke-width") is not None for path in svg.findall("path")) == bars

@@ -116,7 +116,7 @@ MISMATCH = {
     f"{n}_{k}": 0.5 for n in ("ideal", "twin_02", "twin_05", "aware_02", "aware_05") for k in ("standard", "centred")
 }
 NOISE = {"clean": 0.98, "noisy": 0.95, "drifting": 0.9, "before": 0.98, "fallen": 0.7, "after": 0.95}
-NOISE |= {"before_alone": 0.9, "fallen_alone": 0.3, "after_alone": 0.9}
+NOISE |= {"before_alone": 0.9, "fallen_alone": 0.3, "after_alone": 0.9, "noisy_alone": 0.4}
 IMAGES = {"optical_1": 0.9, "optical_2": 0.9, "nothing": 0.8, "ridge": 0.85, "ridge_optical": 0.89}
 TURNING = [
     # claim, values for which it holds, a change for which it does not

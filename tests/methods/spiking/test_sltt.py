@@ -157,6 +157,7 @@ def test_the_settings_of_the_paper_are_there(name):
     assert learner.epochs == 1 and learner.tau == 1.1 and learner.lr == PAPER_SETTINGS[name]["lr"]
     with pytest.raises(ValueError, match="SLTT: no settings for 'svhn', expected one of cifar-10"):
         SLTT.paper("svhn")
+    assert SLTT.paper("imagenet").options["blocks"] == (3, 4, 6, 3)  # NF-ResNet-34
 
 
 # ---------------------------------------------------------------- bad input

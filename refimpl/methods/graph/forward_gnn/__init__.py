@@ -16,7 +16,19 @@ Inside a layer the gradient of its loss is taken by hand; "no back-propagation" 
     learner.py           ForwardGNN: fit, predict, score                           links.py       link prediction [6]
     study.py             the experiment and the race     claims.py    what the paper says, measured
     refimpl/nn/graph.py  graphs, GCN, GraphSAGE, GAT     refimpl/models/graph_learner.py    phases, early stopping
-Numbers in square brackets are the sections in which the tutorial and these files present the paper.
+
+Numbers in square brackets, in all of these files, are the sections of this outline; x is always a constant:
+
+- [0] a layer: Z = relu(GNN(x, graph)); G = dZ 1[Z > 0], then its own dW, db; what does not depend on W is done once
+- [1] FF-LA: 1 labels beside the features, uniform ones where none is known; 2 x = nrm(output below), layer by layer;
+  3 goodness and loss, one positive and R negative passes; 4 freeze, go on; 5 prediction: a run for each class,
+  validation nodes with their labels
+- [2] FF-VN: the same with right and wrong edges to class nodes; next inputs are the outputs of the positive pass
+- [3] SF: 1 A' and X' with class nodes; 2 cross-entropy of dot products with them; 3 best weights, then the next layer;
+  4 prediction: softmax summed over the layers
+- [4] SF-Top-To-Input: 1 first states from below, zeros above; 2 layers in alternating order; 3 ten steps to predict
+- [5] SF-Top-To-Loss: the loss looks at the mean of Z and the states above
+- [6] link prediction
 """
 
 from refimpl.methods.graph.forward_gnn import claims

@@ -160,7 +160,7 @@ class ForwardGNN(NodeLearner):
         return self._scheme.scores(self._take_graph(X, reset=False))
 
     def embed(self, X: Any) -> list[np.ndarray]:
-        """The outputs of each layer of "sf", class nodes last: [(N + K, width), ...]."""
+        """The outputs of each layer of "sf", class nodes last: [(N + K, width), ...]. ValueError for others."""
         self._check_fitted()
         if not isinstance(self._scheme, SingleForward):
             raise ValueError(f"ForwardGNN: embed is for variant 'sf', this is {self.variant!r}")

@@ -1,6 +1,6 @@
 """The losses of one layer, with their gradients: all that a layer of ForwardGNN ever learns from.
 
-Z (N', D) are the layer's outputs (after ReLU) of some nodes. Numbers in brackets are the sections of the paper's card.
+Z (N', D) are the layer's outputs (after ReLU) of some nodes. Numbers in brackets: the outline in __init__.py.
 """
 
 from __future__ import annotations

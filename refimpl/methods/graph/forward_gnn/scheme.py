@@ -32,7 +32,7 @@ def ready(layer: Any, operator: Sparse, x: Features, rows: np.ndarray) -> tuple[
 
 
 class Scheme:
-    """How the layers of a ForwardGNN `m` are trained. Subclasses follow the sections of the paper's card."""
+    """How the layers of a ForwardGNN `m` are trained. Subclasses are its sections [1] to [5]."""
 
     def __init__(self, m: ForwardGNN):
         self.m = m
@@ -51,12 +51,15 @@ class Scheme:
         """Compute what depends on the data and on what was drawn for the whole run."""
 
     def enter(self, phase: int) -> None:
+        """Begin a phase: compute once what its epochs need."""
         raise NotImplementedError
 
     def epoch(self, phase: int) -> float:
+        """One step of the phase's layers on all training nodes; returns the loss."""
         raise NotImplementedError
 
     def validate(self, phase: int) -> float:
+        """Accuracy on the validation nodes, the layers below included; nan where there are none."""
         raise NotImplementedError
 
     def scores(self, graph: Graph) -> np.ndarray:

@@ -83,7 +83,8 @@ class AugLocal(LocalBlocksClassifier):
 
     @classmethod
     def paper(cls, data: str = "cifar-10", **changes: Any) -> AugLocal:
-        """The paper's values for ResNet-32 on "cifar-10" or "stl-10"; `changes` replace some (blocks=18, say)."""
+        """The paper's values for ResNet-32 on "cifar-10" or "stl-10"; `changes` replace some (blocks=18, say). Raises
+        ValueError for other data."""
         rates = {"cifar-10": (1024, 0.8), "stl-10": (128, 0.1)}
         if data not in rates:
             raise ValueError(f"AugLocal.paper: data is {data!r}, expected one of {', '.join(rates)}")

@@ -157,6 +157,42 @@ def draw_columns(ax: Any, column: Column, d: int, tau: float = 0.5, selection: s
     ax.grid(visible=False)
 
 
+def columns_svg(column: Column, d: int, tau: float = 0.5) -> str:
+    """The same as `draw_columns` in a small SVG without text sizes to settle, for pages with many of them."""
+    from refimpl.viz import style
+
+    n, deep, widest = column.n, depths(column.n, d, tau), max(column.widths)
+    x_of, y_of, step = (lambda k: 24 + 40 * k), (lambda l: 62 + 20 * l), 9
+    parts: list[str] = []
+
+    def box(x: float, y: float, colour: str, width: int, stride: int = 1) -> None:
+        place = f'x="{x - 14}" y="{y - 7}" width="28" height="14"'
+        parts.append(f'<rect {place} fill="{colour}" fill-opacity="{0.25 + 0.75 * width / widest:.2f}"/>')
+        if stride > 1:
+            parts.append(f'<path d="M{x - 17} {y - step}v{2 * step}" stroke="currentColor" stroke-width="1.6"/>')
+
+    def told(x: float, y: float, words: str, anchor: str = "middle") -> None:
+        parts.append(f'<text x="{x}" y="{y}" text-anchor="{anchor}" fill="currentColor">{words}</text>')
+
+    for l in range(n):
+        told(x_of(l), 12, str(l))
+        box(x_of(l), 26, style.colour(0), column.widths[l])
+        if l < len(deep):
+            parts.append(f'<path d="M{x_of(l) + 20} 17v18" stroke="{style.colour(1)}" stroke-dasharray="2"/>')
+    told(x_of(n) - 16, 30, "read-out", "start")
+    for l, depth in enumerate(deep):
+        picks = selected(n, l, depth)
+        line = f"M{x_of(l)} 35V{y_of(l)}H{x_of(picks[-1])}"
+        parts.append(f'<path d="{line}" fill="none" stroke="currentColor" stroke-opacity="0.45"/>')
+        for k, stride in zip(picks, strides(column.widths, l, picks)):
+            box(x_of(k), y_of(l), style.colour(2), column.widths[k], stride)
+        told(x_of(n) - 16, y_of(l) + 4, f"loss {l}", "start")
+    size = f"{x_of(n) + 40} {y_of(len(deep)) - 4}"
+    label = f"layers of the network, and those that auxiliary networks copy, d = {d}, tau = {tau}"
+    head = f'<svg viewBox="0 0 {size}" role="img" aria-label="{label}" style="width: 100%; max-width: 44rem" '
+    return f'{head} font-size="11" font-family="sans-serif">{"".join(parts)}</svg>'
+
+
 # ---------------------------------------------------------------- the race
 
 _B, _SHAPE, _K = 128, (3, 16, 16), 10

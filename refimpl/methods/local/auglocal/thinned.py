@@ -23,8 +23,8 @@ def auxiliary(
     """g_l: one block for each picked layer, of that layer's width, then pooling and a linear map to the classes.
 
     unit "conv" puts one convolution with batch norm and ReLU in the place of a residual block (ValueError for an MLP,
-    which has none). A network of one block
-    normalises what the classifier reads (`norm` None; True and False say so for any).
+    which has none). A network of one block normalises what the classifier reads (`norm` None; True and False say so
+    for any). Takes h_l, the output of layer l, (B, C_l, H_l, W_l) or (B, C_l), and gives logits (B, K).
     """
     if unit not in UNITS:
         raise ValueError(f"auxiliary: unit is {unit!r}, expected one of {', '.join(UNITS)}")

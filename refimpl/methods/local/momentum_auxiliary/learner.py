@@ -98,7 +98,7 @@ class MomentumAuxiliary(LocalBlocksClassifier):
         """The paper's values for CIFAR-10 and "resnet-32" or "resnet-110" in the finest cut; `changes` replace some.
 
         With the head of DGL, which it is unless changed, the stem is a module of its own; with others it goes with the
-        first block.
+        first block. Raises ValueError for another network.
         """
         blocks = {"resnet-32": 5, "resnet-110": 18}
         if network not in blocks:

@@ -238,7 +238,8 @@ def _judge_noise(values: Values) -> tuple[bool, str]:
     )
     note += f"{100 * before:.1f} % before, {100 * fallen:.1f} % at once, {100 * after:.1f} % at the end; "
     alone = " / ".join(f"{100 * _mean(values, f'{n}_alone'):.1f}" for n in ("before", "fallen", "after"))
-    note += f"without the skip, not judged: {alone} %; drift of 0.05 an epoch, not judged: {100 * drifting:.1f} %"
+    note += f"without the skip, not judged: {alone} %, and with noise {_percent(values, 'noisy_alone')}; "
+    note += f"drift of 0.05 an epoch, not judged: {100 * drifting:.1f} %"
     if before - fallen < 0.2:
         note += ". The fall is less than the threshold asks for: past the systems, the skip still carries the features"
     return clean - noisy <= 0.04 and before - fallen >= 0.2 and after >= before - 0.04, note
@@ -275,6 +276,7 @@ def _draw_noise(figure: Any, values: Values) -> None:
 )
 def noise_and_drift(setting: Setting) -> dict[str, Any]:
     makers = {"clean": _phyll(setting), "noisy": _phyll(setting, noise=0.1), "drifting": _phyll(setting, drift=0.05)}
+    makers["noisy_alone"] = _phyll(setting, noise=0.1, skip=False)
     found: dict[str, Any] = dict(_accuracies(setting, makers))
     for name, skip in (("", True), ("_alone", False)):
         epochs, curve = _replaced(setting, skip)

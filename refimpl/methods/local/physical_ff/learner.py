@@ -169,7 +169,8 @@ class PhysicalForwardForward(Classifier):
     # The settings of the paper.
     @classmethod
     def paper(cls, physics: str = "acoustic", **changes: Any) -> PhysicalForwardForward:
-        """The paper's values for "acoustic" and "microwave" (vowels), "optical" (26 x 26 images) or "digital"."""
+        """The paper's values for "acoustic" and "microwave" (vowels), "optical" (26 x 26 images) or "digital";
+        `changes` replace some. Raises ValueError for others."""
         values: dict[str, dict[str, Any]] = {
             "acoustic": {"label_slots": 8},
             "microwave": {"widths": (20, 20, 20), "lr": 2.5e-4, "epochs": 100, "label_slots": 8},

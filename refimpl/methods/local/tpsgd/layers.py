@@ -46,7 +46,8 @@ def rows_mlp(d_in: int, d_out: int, hidden: tuple[int, ...], activation: str = "
 def convnet(
     shape: tuple[int, int, int], d_out: int, channels: tuple[int, ...] = (8,), size: int = 5, activation: str = "tanh"
 ) -> Sequential:
-    """Convolutions without padding, each with an activation and 2x2 max pooling, and a linear read-out."""
+    """Convolutions without padding, each with an activation and 2x2 max pooling, and a linear read-out. Raises
+    ValueError for images that are too small for that."""
     c, h, w = shape
     layers: list[Layer] = []
     for width in channels:

@@ -94,7 +94,7 @@ def _error(got: Params, expected: Params) -> float:
 def _judge_exact(values: Values) -> tuple[bool, str]:
     double, single = _most(values, "float64"), _most(values, "float32")
     names = [n for n in values[0]["each"] if n.startswith("float64")]
-    each = ", ".join(f"{n[8:]} {max(v['each'][n] for v in values):.0e}" for n in names)
+    each = ", ".join(f"{n.removeprefix('float64, ')} {max(v['each'][n] for v in values):.0e}" for n in names)
     return double <= 1e-10 and single <= 1e-4, f"float64 {double:.1e}, float32 {single:.1e}; float64 by case: {each}"
 
 
@@ -105,12 +105,13 @@ def _draw_exact(figure: Any, values: Values) -> None:
     names = list(values[0]["each"])
     parts = list(dict.fromkeys(n.split(", ")[2] for n in names))
     for i, (dtype, aim) in enumerate(dict.fromkeys(tuple(n.split(", ")[:2]) for n in names)):
-        y = [max(v["each"][f"{dtype}, {aim}, {p}"] for v in values) for p in parts]
+        y = [max(v["each"][f"{dtype}, {aim}, {p}"] for v in values) or np.nan for p in parts]  # 0 has no logarithm
         dash = style.DASHES[0 if dtype == "float64" else 1]
         ax.plot(parts, y, dash, marker="o", color=style.colour(i % 3), label=f"{aim}, {dtype}")
     for threshold in (1e-10, 1e-4):
         ax.axhline(threshold, color=style.INK, linewidth=1, linestyle=":")
-    ax.set(yscale="log", xlabel="chunks", ylabel="largest relative difference", title="Against back-propagation")
+    ax.set(yscale="log", xlabel="chunks (no point: no difference)", ylabel="largest relative difference")
+    ax.set_title("Against back-propagation")
     ax.legend(ncols=2)
 
 

@@ -217,7 +217,8 @@ class Run:
 
 
 def simulate(programs: Sequence[Program]) -> Run:
-    """Step the programs of all ranks together, in one process, until all return."""
+    """Step the programs of all ranks together, in one process, until all return. Raises RuntimeError where they
+    lose each other."""
     R = len(programs)
     sent, results, done = [0] * R, [None] * R, [False] * R
     left: list[np.ndarray | None] = [None] * R

@@ -42,7 +42,8 @@ def _same(name: str, a: np.ndarray, shape: tuple[int, ...]) -> None:
 class Objective:
     """target (B, T): the token that each position predicts; mask (B, T) >= 0: 0 where it predicts nothing.
 
-    `temperature` divides the logits before anything else.
+    `temperature` divides the logits before anything else. All objectives raise ValueError for shapes and settings that
+    do not fit, when they are made.
     """
 
     target: np.ndarray

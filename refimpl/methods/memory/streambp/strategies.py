@@ -37,7 +37,7 @@ class Strategy:
         masks: Masks | None = None,
     ) -> float:
         """The loss of `objective` for texts (B, T); adds its gradient into grads. `padding` (B, T) hides tokens from
-        all others, `masks` are those of dropout."""
+        all others, `masks` are those of dropout. Raises ValueError where texts and objective have other shapes."""
         model.check(tokens)
         if objective.target.shape != tokens.shape:
             raise ValueError(f"gradient: tokens have shape {tokens.shape}, the objective's {objective.target.shape}")

@@ -27,7 +27,8 @@ FEW = 512  # rows that are projected in one go, however short the chunks are: ca
 
 
 def chunks(T: int, length: Chunks) -> list[tuple[int, int]]:
-    """Rows [s, e) of each chunk: chunks of one length (the last may be shorter), or of given lengths that add to T."""
+    """Rows [s, e) of each chunk: chunks of one length (the last may be shorter), or of given lengths that add to T.
+    Raises ValueError where they do not."""
     if isinstance(length, int):
         if length < 1:
             raise ValueError(f"chunks: the length is {length}, expected at least 1")
@@ -246,11 +247,12 @@ def stream_backward(
 ) -> np.ndarray:
     """dx from the layer's input x and dz, which is OVERWRITTEN by dx; adds the gradients of the layer's parameters.
 
-    order="forward" is the paper's: dK, dV and du = dL/d norm(x) are summed over all chunks, and projected back at the
-    end. order="reverse" starts with the last chunk: the keys of a chunk are seen by later chunks only, so its dK and dV
-    are complete when it has been worked through itself, and du exists for one chunk at a time. Without `keep_keys`
-    (order "forward") keys and values of all earlier rows are computed again for every chunk, as in the paper's
-    released code: the same gradient, slower.
+    order="forward" is the paper's, in three steps: 1 keys and values of all rows; 2 chunk by chunk, dK, dV and
+    du = dL/d norm(x) are summed; 3 dK and dV are projected back, and du goes through the norm. order="reverse" starts
+    with the last chunk: the keys of a chunk are seen by later chunks only, so its dK and dV are complete when it has
+    been worked through itself, and du exists for one chunk at a time. Without `keep_keys` (order "forward") keys and
+    values of all earlier rows are computed again for every chunk, as in the paper's released code: the same gradient,
+    slower.
     """
     for _ in stream_steps(block, params, grads, x, dz, length, padding, drop, order, keep_keys):
         pass
@@ -269,7 +271,8 @@ def stream_steps(
     order: str = "reverse",
     keep_keys: bool = True,
 ) -> Iterator[tuple[int, int]]:
-    """`stream_backward` as a generator of the chunks, each after it has been worked through; dz holds dx at the end."""
+    """`stream_backward` as a generator of the chunks, each after it has been worked through; dz holds dx at the end.
+    Raises ValueError for another order, and where keys are not kept in reverse order."""
     if order not in ("forward", "reverse"):
         raise ValueError(f"stream_backward: order is {order!r}, expected 'forward' or 'reverse'")
     if not keep_keys and order == "reverse":
@@ -303,8 +306,8 @@ def _in_order(layer: _Layer, grads: Scope, x, dz, length: Chunks, keep_keys: boo
     dq_params, dkv_params = (
         Scope({name: np.zeros_like(part[name]) for name in names}) for part in (layer.q_params, layer.kv_params)
     )
-    du = np.zeros_like(x)  # step 1
-    if keep_keys:
+    du = np.zeros_like(x)
+    if keep_keys:  # step 1
         k, v = layer.empty(x, T)
         layer.keys_values(x, k, v, length)
         dk, dv = layer.empty(x, T, zero=True)

@@ -24,7 +24,8 @@ __all__ = ["draw_steps", "sltt_gradient"]
 
 
 def draw_steps(T: int, K: int | None, rng: np.random.Generator) -> frozenset[int]:
-    """The steps (0 .. T-1) that get a backward pass: all for K = None, else K at random without replacement (6)."""
+    """The steps (0 .. T-1) that get a backward pass: all for K = None, else K at random without replacement (6).
+    Raises ValueError for K outside 1 .. T."""
     if K is None:
         return frozenset(range(T))
     if not 1 <= K <= T:

@@ -60,7 +60,7 @@ PAPER_SETTINGS: dict[str, dict[str, Any]] = {
     },
     "imagenet": {
         "model": "nfnet",
-        "options": {"widths": (64, 128, 256, 512), "blocks": 2},
+        "options": {"widths": (64, 128, 256, 512), "blocks": (3, 4, 6, 3)},
         "T": 6,
         "K": 2,
         "epochs": 30,
@@ -140,8 +140,8 @@ class SLTT(SpikingClassifier):
 
     @classmethod
     def paper(cls, data: str = "cifar-10", **changes: Any) -> SLTT:
-        """The official settings for "cifar-10", "cifar-100", "cifar10-dvs", "dvs-gesture" or "imagenet" (the second
-        stage, which fine-tunes a network of T = 1); `changes` replace some. Raises ValueError for another name."""
+        """The official settings for "cifar-10", "cifar-100", "cifar10-dvs", "dvs-gesture" or "imagenet" (NF-ResNet-34,
+        second stage: it fine-tunes a network of T = 1); `changes` replace some. Raises ValueError for another name."""
         if data not in PAPER_SETTINGS:
             raise ValueError(f"SLTT: no settings for {data!r}, expected one of {', '.join(PAPER_SETTINGS)}")
         return cls(**{**PAPER_SETTINGS[data], **changes})

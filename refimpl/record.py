@@ -14,6 +14,7 @@ A method's module holds
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,10 +22,44 @@ from typing import Any
 
 import numpy as np
 
+from refimpl._names import expected
 from refimpl.data import Data
 from refimpl.estimator import Estimator
 
+MOST = 2**62  # what a whole number of --set may be
 HOLDS, FAILS, NOT_HERE, MEASURED = "holds", "does not hold", "not at this scale", "measured"
+
+
+def given(slug: str, defaults: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
+    """What `settings` gives besides "quick", each of the kind of its default: a whole number, a finite number, a word,
+    or a tuple of whole numbers. Raises ValueError for a name that `defaults` lacks and for another kind of value."""
+    found = {}
+    for name, value in settings.items():
+        if name == "quick":
+            continue
+        if name not in defaults:
+            raise ValueError(f"{slug}: no setting {name!r}, {expected(name, defaults)}")
+        found[name] = _like(f"{slug}: {name}", value, defaults[name], 1 if name == "batch_size" else 0)
+    return found
+
+
+def _like(what: str, value: Any, default: Any, least: int = 0) -> Any:
+    number = isinstance(value, int | float | np.number) and not isinstance(value, bool)
+    if isinstance(default, bool):
+        fits, kind = isinstance(value, bool), "true or false"
+    elif isinstance(default, int):
+        fits, kind = number and value == value // 1 and least <= value < MOST, f"a whole number of at least {least}"
+        value = int(value) if fits else value
+    elif isinstance(default, float):
+        fits, kind = number and math.isfinite(value), "a number"
+    elif isinstance(default, tuple):
+        fits, kind = isinstance(value, tuple), f"whole numbers in brackets, as in {default}"
+        value = tuple(_like(what, v, 1, 1) for v in value) if fits else value
+    else:
+        fits, kind = isinstance(value, type(default)), f"a word, as in {default}"
+    if not fits:
+        raise ValueError(f"{what} is {value!r}, expected {kind}")
+    return value
 
 
 @dataclass(frozen=True)

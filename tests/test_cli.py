@@ -104,6 +104,10 @@ def test_run_and_resume(refimpl, tmp_path):
     [
         ([], 2, "COMMAND"),
         (["nope"], 2, "invalid choice: 'nope'"),
+        (["info", "fak"], 2, "no method named 'fak', expected one of fake. Did you mean fake? (see: refimpl list)"),
+        (["run", "fake", "--data", "Digit"], 2, "Did you mean digits?"),
+        (["run", "fake", "--out", __file__], 1, "a file stands where a folder is expected"),
+        (["tune", "matmull"], 2, "Did you mean matmul?"),
         (["info", "nope"], 2, "no method named 'nope', expected one of fake (see: refimpl list)"),
         (["run"], 2, "required: SLUG (see: refimpl run --help)"),
         (["run", "nope"], 2, "no method named 'nope'"),
@@ -269,3 +273,43 @@ def test_a_reader_that_goes_away_is_no_error():
 def test_the_module_is_the_command():
     done = subprocess.run([sys.executable, "-m", "refimpl", "--version"], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0 and done.stdout.startswith("refimpl ")
+
+
+def test_a_terminal_without_all_letters_loses_no_table():
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    command = [
+        sys.executable,
+        "-c",
+        "import sys; from refimpl.cli import main; sys.exit(main(['bench', 'ops', 'relu']))",
+    ]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0 and "relu" in done.stdout and "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("closed", ["stdout", "stderr"])
+def test_a_closed_stream_stops_nothing(closed):
+    code = (
+        f"import sys; sys.{closed} = None; from refimpl.cli import main; sys.exit(main(['data', 'verify', 'digits']))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0 and not done.stderr
+    assert bool(done.stdout) == (closed == "stderr")
+
+
+def test_training_goes_on_when_nobody_reads_its_progress(tmp_path):
+    """`refimpl run ... 2>&1 | head -1`: the run is finished all the same."""
+    command = [sys.executable, "-m", "tests.lab.fake", "run", "fake", "--quick", "--out", str(tmp_path / "r")]
+    reading, writing = os.pipe()
+    os.close(reading)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, cwd=ROOT, env=environment, stdout=writing, stderr=writing)
+    os.close(writing)
+    assert done.returncode == 0
+    assert json.loads((tmp_path / "r" / "result.json").read_text())["figure"] == "figure.png"
+
+
+def test_a_figure_needs_no_window_system(tmp_path):
+    command = [sys.executable, "-m", "tests.lab.fake", "run", "fake", "--quick", "--out", str(tmp_path / "r")]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "MPLBACKEND": "no such thing"}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0 and (tmp_path / "r" / "figure.png").exists()

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
 from pathlib import Path
 from typing import Any
 
 
 def complain(message: object) -> None:
     """One line on standard error."""
-    print(f"refimpl: {message}", file=sys.stderr, flush=True)
+    from refimpl.lab.progress import say
+
+    say(f"refimpl: {message}")
 
 
 def method(slug: str) -> Any:

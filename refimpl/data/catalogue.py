@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from refimpl._names import expected
+
 __all__ = ["CATALOGUE", "Info", "Published", "names", "spec"]
 
 
@@ -407,5 +409,5 @@ def names(kind: str | None = None) -> list[str]:
 def spec(name: str) -> Info:
     """What is known about one data set. Raises ValueError for a name that is not in `names()`."""
     if name not in CATALOGUE:
-        raise ValueError(f"unknown data set {name!r}, expected one of {', '.join(names())}")
+        raise ValueError(f"unknown data set {name!r}, {expected(name, names())}")
     return CATALOGUE[name]

@@ -32,6 +32,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from refimpl import methods
+from refimpl._names import expected
 from refimpl._version import __version__
 from refimpl.backends import arena, backend, get_num_threads, operations, wisdom
 from refimpl.lab import files
@@ -215,7 +216,7 @@ def run(
     known |= set(methods.slugs()) if "methods" in kinds else set()
     for name in names:
         if name not in known:
-            raise UsageError(f"bench: nothing to race is named {name!r}, expected one of {', '.join(sorted(known))}")
+            raise UsageError(f"bench: nothing to race is named {name!r}, {expected(name, sorted(known))}")
         if name not in operations() and name not in slugs and name not in networks:
             raise UsageError(f"bench: {name} is not among the operations of this version")
     steps = [("", s) for s in STEPS() if "steps" in kinds and (not names or s.name.split()[0].lower() in names)]

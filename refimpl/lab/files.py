@@ -40,6 +40,8 @@ def explain(error: OSError, path: Path) -> WriteError:
     """An OSError while writing, as a sentence that says what to do."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         why = "the disk is full. Free some space and go on; what was stored earlier is intact"
+    elif error.errno in (errno.EEXIST, errno.ENOTDIR):
+        why = "a file stands where a folder is expected. Choose another name"
     elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         why = f"the folder cannot be written to ({error.strerror}). Choose another one"
     else:
@@ -108,7 +110,7 @@ def read_json(path: Path, what: str) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise RunError(f"{path}: no such file, expected {what}") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise RunError(f"{path}: cannot be read as {what}: {error}") from None
 
 
@@ -148,7 +150,7 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     for line in content.split(b"\n"):
         try:
             entry = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             continue
         if isinstance(entry, dict):
             found.append(entry)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from refimpl import methods
+from refimpl._names import expected
 from refimpl.lab import checkpoint, files
 from refimpl.lab.errors import RunError, UsageError
 from refimpl.lab.machine import need
@@ -31,7 +32,7 @@ def learner(folder: Path, name: str | None = None) -> Any:
     stored = files.read_json(folder / "config.json", "the configuration of a run")
     slug = stored.get("slug", "") if isinstance(stored, dict) else ""
     try:
-        module = methods.module(slug)
+        module = methods.module(str(slug))
     except ValueError as error:
         raise RunError(f"{folder / 'config.json'}: {error}") from None
     if not hasattr(module, "writer"):
@@ -50,7 +51,7 @@ def learner(folder: Path, name: str | None = None) -> Any:
                 raise RunError(f"{path}: {error}") from None
     if not known:
         raise RunError(f"{folder}: no checkpoint is stored yet")
-    raise UsageError(f"the run has no learner {name!r}, expected one of {', '.join(dict.fromkeys(known))}")
+    raise UsageError(f"the run has no learner {name!r}, {expected(name, known)}")
 
 
 def text(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from contextlib import suppress
 from typing import Any
 
 __all__ = ["Bar", "say"]
@@ -95,5 +96,8 @@ class Bar:
 
 
 def say(line: str) -> None:
-    """A line on standard error."""
-    print(line, file=sys.stderr, flush=True)
+    """A line on standard error. Where nobody reads it (closed, its reader gone, a full disk) it is lost, and the work
+    it tells of is not; nor is it where a signal handler speaks while a line is being written (RuntimeError)."""
+    if sys.stderr is not None:
+        with suppress(OSError, RuntimeError, ValueError):
+            print(line, file=sys.stderr, flush=True)

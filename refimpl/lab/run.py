@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import math
 import shlex
 import time
 from collections.abc import Callable, Mapping
@@ -33,6 +34,7 @@ import numpy as np
 from refimpl import data as datasets
 from refimpl import methods
 from refimpl.backends import BACKENDS, available_backends, backend, get_num_threads, native, wisdom
+from refimpl.backends.threads import MAX_THREADS
 from refimpl.data import Data
 from refimpl.lab import checkpoint, figures, files
 from refimpl.lab.errors import Interrupted, RunError, UsageError, WriteError
@@ -117,15 +119,17 @@ def resume(folder: Path, given: Mapping[str, Any] | None = None, every: float | 
             if stored["format"] != FORMAT:
                 raise RunError(f"{folder / 'config.json'}: format {stored['format']!r}, expected {FORMAT!r}")
             config = Config(
-                slug=stored["slug"],
-                data=stored["data"],
-                seed=stored["seed"],
-                backends=tuple(stored["backends"]),
-                threads=stored["threads"],
-                settings=stored["settings"],
-                quick=stored["quick"],
+                slug=_kind(stored, "slug", str),
+                data=_kind(stored, "data", str),
+                seed=_kind(stored, "seed", int, 0),
+                backends=tuple(_kind(stored, "backends", list)),
+                threads=_kind(stored, "threads", int, 1, MAX_THREADS),
+                settings=_kind(stored, "settings", dict),
+                quick=_kind(stored, "quick", bool),
             )
-        except (KeyError, TypeError) as error:
+            if not config.backends:
+                raise ValueError("backends is []")
+        except (KeyError, TypeError, ValueError) as error:
             raise RunError(f"{folder / 'config.json'}: not the configuration of a run ({error!r})") from None
         asked = {k: files.plain(v) for k, v in (given or {}).items()}
         _refuse(folder, [(k, stored.get(k), v) for k, v in asked.items()], "was asked for now")
@@ -134,6 +138,16 @@ def resume(folder: Path, given: Mapping[str, Any] | None = None, every: float | 
         now = _describe(config, data)
         _refuse(folder, [(k, _at(stored, k), _at(now, k)) for k in _DECISIVE], "is here now")
         return _train(config, stored, data, make, folder, every, show)
+
+
+def _kind(stored: Any, key: str, kind: type, least: float = -math.inf, most: float = math.inf) -> Any:
+    """An entry of a stored configuration. Raises TypeError or ValueError where it is not what a run stores there."""
+    value: Any = stored[key]
+    if type(value) is not kind:
+        raise TypeError(f"{key} is {value!r}, expected {kind.__name__}")
+    if isinstance(value, int) and not least <= value <= most:
+        raise ValueError(f"{key} is {value}, expected {least} to {most}")
+    return value
 
 
 _DECISIVE = ("versions.refimpl", "versions.numpy", "core", "machine.cpu", "data_sha256", "threads", "wisdom")

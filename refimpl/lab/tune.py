@@ -34,6 +34,7 @@ from typing import Any
 
 import numpy as np
 
+from refimpl._names import expected
 from refimpl._version import __version__
 from refimpl.backends import get_num_threads, native, operations, wisdom
 from refimpl.backends.dispatch import untuned
@@ -115,7 +116,7 @@ def run(
         raise RunError("tune: without the C core every operation has one body: nothing to choose (see refimpl doctor)")
     for name in names:
         if name not in known:
-            raise UsageError(f"tune: cannot tune {name!r}, expected one of {', '.join(sorted(known))}")
+            raise UsageError(f"tune: cannot tune {name!r}, {expected(name, sorted(known))}")
     try:
         wisdom.check_writable(path)
     except OSError as error:

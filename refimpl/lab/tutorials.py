@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from refimpl._names import expected
 from refimpl.lab import files
 from refimpl.lab.errors import RunError, UsageError
 from refimpl.lab.machine import package_version
@@ -85,7 +86,7 @@ def path(name: str) -> Path:
     for stem, file in found.items():
         if name == stem or re.fullmatch(r"\d\d-" + re.escape(name), stem):
             return file
-    raise UsageError(f"no tutorial named {name!r}, expected one of {', '.join(sorted(found))}")
+    raise UsageError(f"no tutorial named {name!r}, {expected(name, sorted(found))}")
 
 
 def results(slug: str) -> dict[str, Any]:

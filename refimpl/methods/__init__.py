@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 from types import ModuleType
 
+from refimpl._names import expected
 from refimpl.data import names
 
 MODULES = {  # slug -> module
@@ -33,5 +34,5 @@ def data(slug: str) -> tuple[str, ...]:
 def module(slug: str) -> ModuleType:
     """The method's module. Raises ValueError for an unknown slug."""
     if slug not in MODULES:
-        raise ValueError(f"no method named {slug!r}, expected one of {', '.join(slugs())}")
+        raise ValueError(f"no method named {slug!r}, {expected(slug, slugs())}")
     return importlib.import_module(MODULES[slug])

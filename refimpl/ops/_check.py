@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+from numbers import Real
 
 import numpy as np
 
@@ -22,19 +23,68 @@ def floats(op: str, names: str, *arrays: np.ndarray) -> None:
         else:
             return
     for name, a in zip(names.split(), arrays):
-        if not isinstance(a, np.ndarray):
-            raise TypeError(f"{op}: {name} is a {type(a).__name__}, expected a numpy array")
+        if not plain(a):
+            raise TypeError(f"{op}: {name} is a {type(a).__name__}, expected a numpy array{_hint(a)}")
         if a.dtype not in (_F32, _F64):
             raise TypeError(f"{op}: {name} has dtype {a.dtype}, expected float32 or float64")
         if a.dtype != first:
             raise TypeError(f"{op}: {name} has dtype {a.dtype}, but {names.split()[0]} has {first}")
 
 
+def plain(a: object) -> bool:
+    """Whether `a` is an ndarray that computes as one: a subclass may give `*` another meaning (np.matrix) or hide
+    entries (masked arrays), which C would not know. A memory map is an ndarray that lies elsewhere."""
+    return type(a) is np.ndarray or isinstance(a, np.memmap)
+
+
+def _hint(a: object) -> str:
+    return "; np.asarray(...) gives one" if isinstance(a, np.ndarray) else ""
+
+
+def optional_floats(op: str, names: str, optional: str, *arrays: np.ndarray | None) -> None:
+    """`floats` of those that are given; those named in `optional` may be None. Raises TypeError."""
+    for a in arrays:
+        if a is None:
+            break
+    else:
+        return floats(op, names, *arrays)  # type: ignore[arg-type]
+    may_lack = optional.split()
+    given = [(n, a) for n, a in zip(names.split(), arrays) if a is not None or n not in may_lack]
+    floats(op, " ".join(n for n, _ in given), *(a for _, a in given))  # type: ignore[arg-type]
+
+
+def number(op: str, names: str, *values: object) -> None:
+    """Each value is one real number (or an array of no axes that holds one). Raises TypeError."""
+    for i, value in enumerate(values):
+        if type(value) is float or type(value) is int or isinstance(value, Real):
+            continue
+        if not (isinstance(value, np.ndarray) and value.ndim == 0 and value.dtype.kind in "fiu"):
+            raise TypeError(f"{op}: {names.split()[i]} is {value!r}, expected a number")
+
+
+def whole(op: str, name: str, value: object) -> int:
+    """`value` as an int. Raises TypeError where it is no whole number."""
+    try:
+        return int(operator.index(value))  # type: ignore[arg-type]
+    except TypeError:
+        raise TypeError(f"{op}: {name} is {value!r}, expected a whole number") from None
+
+
 def integers(op: str, name: str, a: np.ndarray) -> None:
     """`a` is an ndarray of an integer dtype. Raises TypeError."""
-    if not isinstance(a, np.ndarray) or a.dtype.kind not in "iu":
-        given = a.dtype if isinstance(a, np.ndarray) else type(a).__name__
-        raise TypeError(f"{op}: {name} is {given}, expected an integer numpy array")
+    if not plain(a) or a.dtype.kind not in "iu":
+        raise TypeError(f"{op}: {name} is {_given(a)}, expected an integer numpy array{_hint(a)}")
+
+
+def flags(op: str, name: str, a: np.ndarray, *allowed: type[np.generic]) -> None:
+    """`a` is an ndarray of one of the allowed dtypes. Raises TypeError."""
+    if not plain(a) or a.dtype not in allowed:
+        expected = " or ".join(np.dtype(t).name for t in allowed)
+        raise TypeError(f"{op}: {name} is {_given(a)}, expected a numpy array of {expected}{_hint(a)}")
+
+
+def _given(a: object) -> str:
+    return str(a.dtype) if type(a) is np.ndarray else type(a).__name__
 
 
 def ndim(op: str, name: str, a: np.ndarray, *allowed: int) -> None:
@@ -61,7 +111,8 @@ def index_range(op: str, name: str, a: np.ndarray, n: int, ignored: int | None =
 
 
 def at_least(op: str, name: str, value: float, least: float) -> None:
-    """A number is not below a limit (and no NaN). Raises ValueError."""
+    """A number is not below a limit (and no NaN). Raises TypeError or ValueError."""
+    number(op, name, value)
     if not value >= least:
         raise ValueError(f"{op}: {name} is {value}, expected at least {least}")
 
@@ -75,9 +126,8 @@ def output(op: str, out: np.ndarray | None, like: np.ndarray) -> None:
 def writable(op: str, name: str, a: np.ndarray, shape: tuple[int, ...], dtype: np.dtype) -> None:
     """An array to write (`out`, a gradient to add to): this dtype and shape, writable, C-contiguous. TypeError or
     ValueError."""
-    if not isinstance(a, np.ndarray) or a.dtype != dtype:
-        given = a.dtype if isinstance(a, np.ndarray) else type(a).__name__
-        raise TypeError(f"{op}: {name} is {given}, expected a numpy array of {dtype}")
+    if not plain(a) or a.dtype != dtype:
+        raise TypeError(f"{op}: {name} is {_given(a)}, expected a numpy array of {dtype}")
     if a.shape != shape:
         raise ValueError(f"{op}: {name} has shape {a.shape}, expected {shape}")
     if not (a.flags.writeable and a.flags.c_contiguous):
@@ -89,10 +139,7 @@ def count(op: str, name: str, n: int, width: int = 1) -> int:
 
     Raises TypeError or ValueError.
     """
-    try:
-        n = operator.index(n)
-    except TypeError:
-        raise TypeError(f"{op}: {name} is {n!r}, expected a whole number") from None
+    n = whole(op, name, n)
     at_least(op, name, n, 0)
     if n * max(width, 1) >= 2**56:
         raise ValueError(f"{op}: {name} is {n}, more rows of width {width} than memory can hold")

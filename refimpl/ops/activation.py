@@ -40,15 +40,19 @@ _SQRT_2_OVER_PI = 0.79788456080286535588
 _CUBIC = 0.044715
 
 
-def _one(op: str, x: np.ndarray, out: np.ndarray | None) -> None:
+def _one(op: str, x: np.ndarray, out: np.ndarray | None, **numbers: float) -> None:
     _check.floats(op, "x", x)
     _check.output(op, out, x)
+    for name, value in numbers.items():
+        _check.number(op, name, value)
 
 
-def _pair(op: str, dy: np.ndarray, name: str, a: np.ndarray, out: np.ndarray | None) -> None:
+def _pair(op: str, dy: np.ndarray, name: str, a: np.ndarray, out: np.ndarray | None, **numbers: float) -> None:
     _check.floats(op, f"dy {name}", dy, a)
     _check.shape(op, "dy", dy, a.shape)
     _check.output(op, out, a)
+    for number, value in numbers.items():
+        _check.number(op, number, value)
 
 
 def _deliver(value: np.ndarray, out: np.ndarray | None) -> np.ndarray:
@@ -86,7 +90,7 @@ def leaky_relu(x: np.ndarray, slope: float = 0.01, out: np.ndarray | None = None
 
     Source: Maas, Hannun and Ng, "Rectifier nonlinearities improve neural network acoustic models", 2013.
     """
-    _one("leaky_relu", x, out)
+    _one("leaky_relu", x, out, slope=slope)
     return _deliver(np.where(x >= 0, x, x.dtype.type(slope) * x), out)
 
 
@@ -95,7 +99,7 @@ def leaky_relu_backward(
     dy: np.ndarray, x: np.ndarray, slope: float = 0.01, out: np.ndarray | None = None
 ) -> np.ndarray:
     """dx = dy where x >= 0, else slope * dy."""
-    _pair("leaky_relu_backward", dy, "x", x, out)
+    _pair("leaky_relu_backward", dy, "x", x, out, slope=slope)
     return _deliver(np.where(x >= 0, dy, x.dtype.type(slope) * dy), out)
 
 
@@ -106,14 +110,14 @@ def elu(x: np.ndarray, alpha: float = 1.0, out: np.ndarray | None = None) -> np.
     Source: Clevert, Unterthiner and Hochreiter, "Fast and accurate deep network learning by exponential linear
     units", 2016, equation (15).
     """
-    _one("elu", x, out)
+    _one("elu", x, out, alpha=alpha)
     return _deliver(np.where(x > 0, x, x.dtype.type(alpha) * np.expm1(np.minimum(x, 0))), out)
 
 
 @operation
 def elu_backward(dy: np.ndarray, x: np.ndarray, alpha: float = 1.0, out: np.ndarray | None = None) -> np.ndarray:
     """dx = dy where x > 0, else dy alpha exp(x)."""
-    _pair("elu_backward", dy, "x", x, out)
+    _pair("elu_backward", dy, "x", x, out, alpha=alpha)
     return _deliver(np.where(x > 0, dy, dy * (x.dtype.type(alpha) * np.exp(np.minimum(x, 0)))), out)
 
 

@@ -35,10 +35,10 @@ def _checked(op, q, k, v, mask, padding, causal, scale):
         if any(m not in (1, n) for m, n in zip(mask.shape, (B, H, T, S))):
             raise ValueError(f"{op}: mask has shape {mask.shape}, expected {(B, H, T, S)} or 1 along some axes")
     if padding is not None:
-        if not isinstance(padding, np.ndarray) or padding.dtype != np.bool_:
-            given = padding.dtype if isinstance(padding, np.ndarray) else type(padding).__name__
-            raise TypeError(f"{op}: padding is {given}, expected a numpy array of bool")
+        _check.flags(op, "padding", padding, np.bool_)
         _check.shape(op, "padding", padding, (B, S))
+    if scale is not None:
+        _check.number(op, "scale", scale)
     return B, H, G, T, S, D, E, 1 / math.sqrt(D) if scale is None else float(scale)
 
 

@@ -30,7 +30,7 @@ def _check_embedding(op: str, K: int, embedding: np.ndarray | None) -> int:
 
 
 def _floats(op: str, names: str, *arrays: np.ndarray | None) -> None:
-    _check.floats(op, names, *(a for a in arrays if a is not None))
+    _check.optional_floats(op, names, "embedding", *arrays)
 
 
 def _check_logits(op: str, f: np.ndarray) -> None:

@@ -26,10 +26,9 @@ def _checked_backward(op: str, dy: np.ndarray, index: np.ndarray, V: int) -> int
 
 def _checked_dropout(op: str, name: str, x: np.ndarray, mask: np.ndarray, rate: float) -> None:
     _check.floats(op, name, x)
-    if not isinstance(mask, np.ndarray) or mask.dtype not in (np.bool_, np.uint8):
-        given = mask.dtype if isinstance(mask, np.ndarray) else type(mask).__name__
-        raise TypeError(f"{op}: mask is {given}, expected a numpy array of bool or uint8")
+    _check.flags(op, "mask", mask, np.bool_, np.uint8)
     _check.shape(op, "mask", mask, x.shape)
+    _check.number(op, "rate", rate)
     if not 0 <= rate < 1:
         raise ValueError(f"{op}: rate is {rate}, expected a number in [0, 1)")
 

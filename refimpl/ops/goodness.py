@@ -31,6 +31,7 @@ def _check_pairs(op: str, name: str, a: np.ndarray) -> None:
 
 
 def _check_theta(op: str, theta: float) -> None:
+    _check.number(op, "theta", theta)
     if not 0 < theta < math.inf:
         raise ValueError(f"{op}: theta is {theta}, expected a positive finite number")
 

@@ -30,8 +30,7 @@ def _checked_split(op, x, heads, kv_heads, cos, sin) -> tuple[int, int, int]:
     """The checks of both bodies. Returns B, T, E."""
     _check.floats(op, "x", x)
     _check.ndim(op, "x", x, 3)
-    _check.at_least(op, "heads", heads, 0)
-    _check.at_least(op, "kv_heads", kv_heads, 0)
+    heads, kv_heads = _check.count(op, "heads", heads), _check.count(op, "kv_heads", kv_heads)
     B, T, columns = x.shape
     n = heads + 2 * kv_heads
     if n == 0 or columns % n:
@@ -62,6 +61,7 @@ def _checked_merge(op: str, name: str, y: np.ndarray) -> tuple[int, ...]:
 def _checked_unmerge(op: str, dy: np.ndarray, heads: int) -> tuple[int, int, int]:
     _check.floats(op, "dy", dy)
     _check.ndim(op, "dy", dy, 3)
+    heads = _check.count(op, "heads", heads)
     _check.at_least(op, "heads", heads, 1)
     B, T, columns = dy.shape
     if columns % heads:

@@ -8,8 +8,6 @@ dtypes; ValueError for shapes that differ and for a mean over nothing.
 
 from __future__ import annotations
 
-import operator
-
 import numpy as np
 
 from refimpl.backends import operation
@@ -34,10 +32,11 @@ __all__ = [
 ]
 
 
-def _same(op: str, names: str, *arrays: np.ndarray | None) -> None:
-    """Floats of one shape with at least one element; None is an argument not given."""
+def _same(op: str, names: str, *arrays: np.ndarray | None, dloss: float = 1.0) -> None:
+    """Floats of one shape with at least one element; weight may be None. dloss is a number."""
+    _check.number(op, "dloss", dloss)
+    _check.optional_floats(op, names, "weight", *arrays)
     given = [(n, a) for n, a in zip(names.split(), arrays) if a is not None]
-    _check.floats(op, " ".join(n for n, _ in given), *(a for _, a in given))
     first, shape = given[0][0], given[0][1].shape
     for name, a in given[1:]:
         _check.shape(op, name, a, shape)
@@ -48,8 +47,9 @@ def _same(op: str, names: str, *arrays: np.ndarray | None) -> None:
 # ---------------------------------------------------------------- cross-entropy
 
 
-def _classes(op, name, z, target, label_smoothing, ignore_index, weight):
+def _classes(op, name, z, target, label_smoothing, ignore_index, weight, dloss=1.0):
     """The checks of shapes and types; `_counting` looks at the values of target and weight."""
+    _check.number(op, "label_smoothing dloss", label_smoothing, dloss)
     if weight is None:
         _check.floats(op, name, z)
     else:
@@ -63,7 +63,7 @@ def _classes(op, name, z, target, label_smoothing, ignore_index, weight):
         raise ValueError(f"{op}: {name} has shape {z.shape}, expected at least 1 sample and 1 class")
     if not 0 <= label_smoothing <= 1:
         raise ValueError(f"{op}: label_smoothing is {label_smoothing}, expected 0 to 1")
-    if ignore_index is not None and not -(2**63) <= operator.index(ignore_index) < 2**63:
+    if ignore_index is not None and not -(2**63) <= _check.whole(op, "ignore_index", ignore_index) < 2**63:
         raise ValueError(f"{op}: ignore_index is {ignore_index}, expected a 64-bit integer")
 
 
@@ -122,7 +122,7 @@ def cross_entropy_backward(
     dloss: float = 1.0,
 ) -> np.ndarray:
     """dlogits_b = dloss w_b / Σ w (p_b - q_b), q the smoothed target; 0 for a sample that is ignored."""
-    _classes("cross_entropy_backward", "p", p, target, label_smoothing, ignore_index, weight)
+    _classes("cross_entropy_backward", "p", p, target, label_smoothing, ignore_index, weight, dloss)
     B, K = p.shape
     counts = _counting("cross_entropy_backward", K, target, ignore_index, weight)
     w = np.ones(B, p.dtype) if weight is None else weight
@@ -202,7 +202,7 @@ def binary_cross_entropy_with_logits_backward(
     logits: np.ndarray, target: np.ndarray, weight: np.ndarray | None = None, dloss: float = 1.0
 ) -> np.ndarray:
     """dlogits = dloss/n w (σ(z) - t)."""
-    _same("binary_cross_entropy_with_logits_backward", "logits target weight", logits, target, weight)
+    _same("binary_cross_entropy_with_logits_backward", "logits target weight", logits, target, weight, dloss=dloss)
     e = np.exp(-np.abs(logits))  # in (0, 1]: cannot overflow
     sigmoid = np.where(logits < 0, e, np.ones_like(e)) / (1 + e)
     scale = logits.dtype.type(dloss / logits.size)
@@ -219,7 +219,7 @@ def mse(prediction: np.ndarray, target: np.ndarray) -> np.floating:
 @operation
 def mse_backward(prediction: np.ndarray, target: np.ndarray, dloss: float = 1.0) -> np.ndarray:
     """dprediction = 2 dloss/n (y - t); the target's gradient is its negative."""
-    _same("mse_backward", "prediction target", prediction, target)
+    _same("mse_backward", "prediction target", prediction, target, dloss=dloss)
     return np.asarray(prediction.dtype.type(2 * dloss / prediction.size) * (prediction - target))
 
 
@@ -233,11 +233,12 @@ def l1(prediction: np.ndarray, target: np.ndarray) -> np.floating:
 @operation
 def l1_backward(prediction: np.ndarray, target: np.ndarray, dloss: float = 1.0) -> np.ndarray:
     """dprediction = dloss/n sign(y - t), 0 where they are equal; the target's gradient is its negative."""
-    _same("l1_backward", "prediction target", prediction, target)
+    _same("l1_backward", "prediction target", prediction, target, dloss=dloss)
     return np.asarray(prediction.dtype.type(dloss / prediction.size) * np.sign(prediction - target))
 
 
-def _distributions(op: str, log_p: np.ndarray, log_q: np.ndarray) -> int:
+def _distributions(op: str, log_p: np.ndarray, log_q: np.ndarray, dloss: float = 1.0) -> int:
+    _check.number(op, "dloss", dloss)
     _check.floats(op, "log_p log_q", log_p, log_q)
     if log_p.ndim == 0:
         raise ValueError(f"{op}: log_p has shape (), expected at least 1 axis")
@@ -268,7 +269,7 @@ def kl_divergence(log_p: np.ndarray, log_q: np.ndarray) -> np.floating:
 @operation
 def kl_divergence_backward(log_p: np.ndarray, log_q: np.ndarray, dloss: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
     """dlog_p = dloss/B p (log p - log q + 1), dlog_q = -dloss/B p: both arguments are free, not tied to sum to one."""
-    B = _distributions("kl_divergence_backward", log_p, log_q)
+    B = _distributions("kl_divergence_backward", log_p, log_q, dloss)
     p = np.exp(log_p)
     g = log_p.dtype.type(dloss / B) * p
     with np.errstate(invalid="ignore"):

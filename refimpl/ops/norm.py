@@ -18,7 +18,6 @@ ValueError for shapes that do not fit and for a mean over nothing.
 from __future__ import annotations
 
 import math
-import operator
 from typing import Any
 
 import numpy as np
@@ -45,14 +44,8 @@ __all__ = [
 
 
 def _arrays(op: str, names: str, *arrays: Any) -> None:
-    """Floats of one dtype; None is an argument not given."""
-    for a in arrays:
-        if a is None:
-            break
-    else:
-        return _check.floats(op, names, *arrays)
-    given = [(n, a) for n, a in zip(names.split(), arrays) if a is not None]
-    _check.floats(op, " ".join(n for n, _ in given), *(a for _, a in given))
+    """Floats of one dtype; gain and bias may be None."""
+    _check.optional_floats(op, names, "gain bias", *arrays)
 
 
 def _shapes(op: str, expected: tuple[int, ...], names: str, *arrays: np.ndarray | None) -> None:
@@ -111,7 +104,7 @@ def _groupnorm(op, x, gain, bias, groups, eps):
     _channels(op, x)
     _shapes(op, x.shape[1:2], "gain bias", gain, bias)
     _check.at_least(op, "eps", eps, 0)
-    return _group_size(op, x, operator.index(groups))
+    return _group_size(op, x, _check.whole(op, "groups", groups))
 
 
 def _groupnorm_backward(op, dy, x, gain, mean, rstd):

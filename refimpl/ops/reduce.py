@@ -48,7 +48,7 @@ def _check_forward(op: str, x: np.ndarray, axis: int, empty_allowed: bool = Fals
 
 def _check_backward(op: str, dy: np.ndarray, axis: int, n: int, least: int = 1) -> int:
     _check.floats(op, "dy", dy)
-    if operator.index(n) < least:
+    if _check.whole(op, "n", n) < least:
         raise ValueError(f"{op}: n is {n}, expected at least {least}")
     return _axis(op, axis, dy.ndim + 1, "x")
 

@@ -61,12 +61,14 @@ _SURROGATES = ("rectangle", "triangle", "sigmoid", "atan")
 
 
 def _check_leak(op, leak):
+    _check.number(op, "leak", leak)
     if not 0 <= leak <= 1:
         raise ValueError(f"{op}: leak is {leak}, expected a number in [0, 1]")
 
 
 def _check_neuron(op, leak, threshold, reset, gain):
     _check_leak(op, leak)
+    _check.number(op, "threshold gain", threshold, gain)
     if reset not in _RESETS:
         raise ValueError(f"{op}: reset is {reset!r}, expected one of {', '.join(_RESETS)}")
     if not threshold > 0:
@@ -80,13 +82,14 @@ def _check_neuron(op, leak, threshold, reset, gain):
 def _check_surrogate(op, surrogate, width):
     if surrogate not in _SURROGATES:
         raise ValueError(f"{op}: surrogate is {surrogate!r}, expected one of {', '.join(_SURROGATES)}")
+    _check.number(op, "width", width)
     if not 0 < width < math.inf:
         raise ValueError(f"{op}: width is {width}, expected a positive finite number")
 
 
 def _check_time(op, name, a, time_axis):
     """The shape of one step of the sequence `a`."""
-    if time_axis not in (0, 1):
+    if _check.whole(op, "time_axis", time_axis) not in (0, 1):
         raise ValueError(f"{op}: time_axis is {time_axis!r}, expected 0 or 1")
     if a.ndim < 2:
         raise ValueError(f"{op}: {name} has shape {a.shape}, expected at least 2 axes")
@@ -111,7 +114,7 @@ def _check_step_backward(dspike, dv_next, u, leak, threshold, reset, gain, surro
     _check_surrogate(op, surrogate, width)
 
 
-def _check_norm_step(x, v, gain, bias, leak, threshold, reset, eps, running, out):
+def _check_norm_step(x, v, gain, bias, leak, threshold, reset, eps, running, momentum, out):
     op = "batchnorm_lif_step"
     if v is None:
         _check.floats(op, "x gain bias", x, gain, bias)
@@ -123,6 +126,7 @@ def _check_norm_step(x, v, gain, bias, leak, threshold, reset, eps, running, out
     for name, a in (("gain", gain), ("bias", bias)):
         _check.shape(op, name, a, x.shape[1:2])
     _check.at_least(op, "eps", eps, 0)
+    _check.number(op, "momentum", momentum)
     _check_neuron(op, leak, threshold, reset, 1.0)
     if running is not None:
         if not isinstance(running, tuple) or len(running) != 2:
@@ -297,7 +301,7 @@ def batchnorm_lif_step(
     `momentum` towards the statistics of this step (the variance towards the unbiased one) in place. `out` names the
     arrays for s, v' and u (C-contiguous, none of them an input; v' may be v).
     """
-    _check_norm_step(x, v, gain, bias, leak, threshold, reset, eps, running, out)
+    _check_norm_step(x, v, gain, bias, leak, threshold, reset, eps, running, momentum, out)
     current, mean, rstd = batchnorm.numpy(x, gain, bias, eps)
     u = current if v is None else x.dtype.type(leak) * v + current
     spike, v_next = _fire(u, x.dtype.type(threshold), reset)

@@ -49,6 +49,7 @@ def _kinds(op: str, loss: str, activation: str, delta: float) -> tuple[int, int]
             raise ValueError(f"{op}: {name} is {value!r}, expected one of {', '.join(allowed)}")
     if loss == "logistic" and activation not in ("tanh", "sigmoid"):
         raise ValueError(f"{op}: activation is {activation!r}, expected tanh or sigmoid with the logistic loss")
+    _check.number(op, "delta", delta)
     if not 0 < delta < math.inf:
         raise ValueError(f"{op}: delta is {delta}, expected a positive finite number")
     return LOSSES.index(loss), ACTIVATIONS.index(activation)
@@ -67,6 +68,7 @@ def _check_target_loss(z, labels, codes, loss, activation, delta, scale):
     _check.floats(op, "z codes", z, codes)
     _check.ndim(op, "z", z, 2)
     _check_codes(op, labels, codes, z.shape[:1], z.shape[1])
+    _check.number(op, "scale", scale)
     if not math.isfinite(scale):
         raise ValueError(f"{op}: scale is {scale}, expected a finite number")
     return _kinds(op, loss, activation, delta)

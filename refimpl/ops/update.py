@@ -57,13 +57,15 @@ def _read(op: str, name: str, a: np.ndarray, first: str, *written: np.ndarray) -
 
 
 def _fraction(op: str, name: str, value: float) -> None:
-    """A number in [0, 1), such as the decay of a moving average. Raises ValueError."""
+    """A number in [0, 1), such as the decay of a moving average. Raises TypeError or ValueError."""
+    _check.number(op, name, value)
     if not 0 <= value < 1:
         raise ValueError(f"{op}: {name} is {value}, expected a number in [0, 1)")
 
 
-def _check_sgd(param, grad, velocity, momentum):
+def _check_sgd(param, grad, velocity, lr, momentum, weight_decay):
     op = "sgd_update"
+    _check.number(op, "lr momentum weight_decay", lr, momentum, weight_decay)
     if velocity is None:
         if momentum != 0:
             raise ValueError(f"{op}: momentum is {momentum}, but velocity is None, expected an array of param's shape")
@@ -73,8 +75,9 @@ def _check_sgd(param, grad, velocity, momentum):
     return _read(op, "grad", grad, "param", param, velocity)
 
 
-def _check_adam(param, grad, m, v, step, beta1, beta2, eps):
+def _check_adam(param, grad, m, v, step, lr, beta1, beta2, eps, weight_decay):
     op = "adam_update"
+    _check.number(op, "lr weight_decay", lr, weight_decay)
     _written(op, "param m v", param, m, v)
     if not isinstance(step, (int, np.integer)):
         raise TypeError(f"{op}: step is a {type(step).__name__}, expected a whole number")
@@ -86,8 +89,9 @@ def _check_adam(param, grad, m, v, step, beta1, beta2, eps):
     return _read(op, "grad", grad, "param", param, m, v)
 
 
-def _check_rmsprop(param, grad, v, velocity, alpha, eps, momentum):
+def _check_rmsprop(param, grad, v, velocity, lr, alpha, eps, momentum, weight_decay):
     op = "rmsprop_update"
+    _check.number(op, "lr momentum weight_decay", lr, momentum, weight_decay)
     if velocity is None and momentum != 0:
         raise ValueError(f"{op}: momentum is {momentum}, but velocity is None, expected an array of param's shape")
     _fraction(op, "alpha", alpha)
@@ -102,18 +106,26 @@ def _check_rmsprop(param, grad, v, velocity, alpha, eps, momentum):
 def _check_ema(average, value, decay):
     op = "ema_update"
     _written(op, "average", average)
+    _check.number(op, "decay", decay)
     if not 0 <= decay <= 1:
         raise ValueError(f"{op}: decay is {decay}, expected a number in [0, 1]")
     return _read(op, "value", value, "average", average)
 
 
-def _check_axpy(y, x):
+def _check_axpy(y, x, alpha):
     _written("axpy", "y", y)
+    _check.number("axpy", "alpha", alpha)
     return _read("axpy", "x", x, "y", y)
 
 
-def _check_combine(x, y, z, out):
+def _check_scale(x, factor):
+    _written("scale_inplace", "x", x)
+    _check.number("scale_inplace", "factor", factor)
+
+
+def _check_combine(a, x, b, y, c, z, out):
     op = "fma_combine"
+    _check.number(op, "a b c", a, b, c)
     if z is None:
         _check.floats(op, "x y", x, y)
     else:
@@ -163,7 +175,7 @@ def sgd_update(
     Source: Sutskever et al., "On the importance of initialization and momentum in deep learning", 2013, with the
     velocity in units of the gradient, so that a change of lr acts at once.
     """
-    grad = _check_sgd(param, grad, velocity, momentum)
+    grad = _check_sgd(param, grad, velocity, lr, momentum, weight_decay)
     g = grad + param.dtype.type(weight_decay) * param if weight_decay and not decoupled else grad
     step = g
     if velocity is not None:
@@ -201,7 +213,7 @@ def adam_update(
     Sources: Kingma and Ba, "Adam: a method for stochastic optimization", 2015, algorithm 1; Loshchilov and Hutter,
     "Decoupled weight decay regularization", 2019, algorithm 2.
     """
-    grad = _check_adam(param, grad, m, v, step, beta1, beta2, eps)
+    grad = _check_adam(param, grad, m, v, step, lr, beta1, beta2, eps, weight_decay)
     number = param.dtype.type
     rate, root = lr / (1 - beta1**step), math.sqrt(1 - beta2**step)
     g = grad + number(weight_decay) * param if weight_decay and not decoupled else grad
@@ -237,7 +249,7 @@ def rmsprop_update(
 
     Source: Hinton, Srivastava and Swersky, "Neural networks for machine learning", lecture 6e, 2012.
     """
-    grad = _check_rmsprop(param, grad, v, velocity, alpha, eps, momentum)
+    grad = _check_rmsprop(param, grad, v, velocity, lr, alpha, eps, momentum, weight_decay)
     number = param.dtype.type
     g = grad + number(weight_decay) * param if weight_decay and not decoupled else grad
     v[...] = alpha * v + number(1 - alpha) * (g * g)
@@ -264,14 +276,14 @@ def ema_update(average: np.ndarray, value: np.ndarray, decay: float) -> None:
 @operation(inplace=("x",))
 def scale_inplace(x: np.ndarray, factor: float) -> None:
     """x = factor x, in place."""
-    _written("scale_inplace", "x", x)
+    _check_scale(x, factor)
     x *= x.dtype.type(factor)
 
 
 @operation(inplace=("y",))
 def axpy(y: np.ndarray, x: np.ndarray, alpha: float) -> None:
     """y = y + alpha x, in place."""
-    x = _check_axpy(y, x)
+    x = _check_axpy(y, x, alpha)
     y += x.dtype.type(alpha) * x
 
 
@@ -304,7 +316,7 @@ def fma_combine(
     x, y and z have one shape; a, b and c are numbers; without z the last term is absent, whatever c. `out`
     (C-contiguous) may name the array to write; it may be x, y or z itself.
     """
-    _check_combine(x, y, z, out)
+    _check_combine(a, x, b, y, c, z, out)
     number = x.dtype.type
     result = number(a) * x + number(b) * y
     if z is not None:

@@ -17,9 +17,10 @@ __all__ = ["cubic_wave"]
 LEAST = 1e-6  # added to the length of a row
 
 
-def _check_wave(x, mixing, coupling) -> int:
+def _check_wave(x, mixing, coupling, strength) -> int:
     """N."""
     op = "cubic_wave"
+    _check.number(op, "strength", strength)
     _check.floats(op, "x mixing coupling", x, mixing, coupling)
     _check.ndim(op, "x", x, 2)
     _check.ndim(op, "coupling", coupling, 2)
@@ -44,7 +45,7 @@ def cubic_wave(x: np.ndarray, mixing: np.ndarray, coupling: np.ndarray, strength
 
     Shapes: x (B, D), mixing (D, 2N): [Re H, Im H], coupling (2N, 2N): G as a real matrix. Returns y (B, N).
     """
-    _check_wave(x, mixing, coupling)
+    _check_wave(x, mixing, coupling, strength)
     xn = np.abs(x) / (np.sqrt((x * x).sum(axis=1, keepdims=True)) + x.dtype.type(LEAST))
     a = xn @ mixing
     cubic = np.tile(x.dtype.type(strength) * _squares(a), 2) * a

@@ -18,6 +18,7 @@ import numpy as np
 
 from refimpl import ops
 from refimpl.nn import Params
+from refimpl.optim.schedule import check_rate
 
 Rate = float | Callable[[int], float]
 
@@ -35,6 +36,10 @@ class Optimizer:
     """What all share. Subclasses say which vectors they keep and do one step."""
 
     lr: Rate
+
+    def __post_init__(self):
+        if not callable(self.lr):
+            check_rate(self, self.lr)
 
     def rate(self, step: int) -> float:
         return self.lr(step) if callable(self.lr) else self.lr

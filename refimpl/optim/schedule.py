@@ -4,6 +4,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from numbers import Real
+
+
+def check_rate(who: object, lr: object) -> None:
+    """A rate is a finite number of at least 0. Raises ValueError: before the first step, not as NaN after it."""
+    if not isinstance(lr, Real) or isinstance(lr, bool) or not 0 <= float(lr) < math.inf:
+        raise ValueError(f"{type(who).__name__}: lr is {lr!r}, expected a finite number of at least 0")
 
 
 @dataclass(frozen=True)
@@ -11,6 +18,9 @@ class Constant:
     """lr(t) = lr."""
 
     lr: float
+
+    def __post_init__(self):
+        check_rate(self, self.lr)
 
     def __call__(self, step: int) -> float:
         return self.lr
@@ -23,6 +33,9 @@ class Step:
     lr: float
     milestones: tuple[int, ...]
     factor: float = 0.1
+
+    def __post_init__(self):
+        check_rate(self, self.lr)
 
     def __call__(self, step: int) -> float:
         return self.lr * self.factor ** sum(step >= m for m in self.milestones)
@@ -38,6 +51,9 @@ class Cosine:
     lr: float
     total: int
     last: float = 0.0
+
+    def __post_init__(self):
+        check_rate(self, self.lr)
 
     def __call__(self, step: int) -> float:
         t = min(step, self.total) / max(1, self.total)

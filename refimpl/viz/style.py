@@ -12,6 +12,8 @@ with dark ink: they read the same on a dark page and on a light one.
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -147,19 +149,34 @@ def _settings() -> Any:
     }
 
 
+def _matplotlib() -> Any:
+    """The package, also where MPLBACKEND names a window system that it does not know: our figures need none."""
+    try:
+        import matplotlib
+    except ValueError:
+        if "MPLBACKEND" not in os.environ:
+            raise
+        unknown = os.environ.pop("MPLBACKEND")
+        for name in [name for name in sys.modules if name.partition(".")[0] == "matplotlib"]:
+            del sys.modules[name]  # the half of it that was imported
+        try:
+            import matplotlib
+        finally:
+            os.environ["MPLBACKEND"] = unknown
+    return matplotlib
+
+
 @contextmanager
 def use() -> Iterator[None]:
     """matplotlib in our style inside the block, as it was after it."""
-    import matplotlib
-
+    matplotlib = _matplotlib()
     with matplotlib.rc_context(_settings()):
         yield
 
 
 def apply() -> None:
     """matplotlib in our style from here on: for notebooks, where pyplot draws."""
-    import matplotlib
-
+    matplotlib = _matplotlib()
     matplotlib.rcParams.update(_settings())
 
 

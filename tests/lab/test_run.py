@@ -322,3 +322,34 @@ print(peak.bytes(), Peak().bytes())
     first, second = map(int, done.stdout.split())
     assert 30e6 < first < 45e6
     assert second < 5e6
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        *[("slug", v) for v in (3, ["fake"], {})],
+        *[("data", v) for v in (None, [])],
+        *[("seed", v) for v in (-1, "x", 1.5, None)],
+        *[("backends", v) for v in ([], "numpy", {}, [3])],
+        *[("threads", v) for v in (0, -1, 10**30, "x", None)],
+        *[("settings", v) for v in (None, 3, [])],
+        *[("quick", v) for v in (None, "x")],
+    ],
+)
+def test_a_damaged_configuration_is_told_and_nothing_is_trained(tmp_path, monkeypatch, key, value):
+    monkeypatch.setattr(methods, "MODULES", fake.MODULES)
+    config = run.Config("fake", "digits", quick=True)
+    good = run._describe(config, run._prepare(config)[0])
+    (tmp_path / "config.json").write_text(json.dumps({**good, key: value}))
+    with pytest.raises((RunError, UsageError)):
+        run.resume(tmp_path, show=False)
+    assert not (tmp_path / "result.json").exists()
+
+
+@pytest.mark.parametrize("content", ["", "null", "3", "[]", "{}", "[" * 100_000])
+def test_what_is_no_configuration_is_told(tmp_path, content):
+    (tmp_path / "config.json").write_text(content)
+    with pytest.raises(RunError, match=r"config\.json: "):
+        run.resume(tmp_path, show=False)
+    (tmp_path / "lines").write_text(f'{content}\n{{"unit": 1}}\n')
+    assert {"unit": 1} in files.read_lines(tmp_path / "lines")

@@ -96,6 +96,9 @@ def test_backward_equals_central_differences(name, body, data):
             assert error < 1e-6, f"{name}: d{w} is off by {error:.2e}"
 
 
+SPOILS = ("int", "half", "mixed", "list", "axis", "longer", "scalar", "none", "matrix", "masked")
+
+
 def outcome(name, body, args):
     """The results' shapes, or the exception's type (message kept for the report)."""
     try:
@@ -112,7 +115,7 @@ def test_bad_arrays_fail_alike_in_every_body(name, data):
     arrays = [k for k, v in args.items() if isinstance(v, np.ndarray)]
     chosen = data.draw(st.sampled_from(arrays), label="spoiled")
     good = args[chosen]
-    spoil = data.draw(st.sampled_from(["int", "half", "mixed", "list", "axis", "longer", "scalar"]), label="how")
+    spoil = data.draw(st.sampled_from(SPOILS), label="how")
     bad = {
         "int": lambda: np.ones(good.shape, np.int32 if good.dtype.kind == "f" else np.float32),
         "half": lambda: np.ones(good.shape, np.float16),
@@ -121,6 +124,9 @@ def test_bad_arrays_fail_alike_in_every_body(name, data):
         "axis": lambda: good[None],
         "longer": lambda: np.concatenate([good, good[:1], good[:1]]) if good.ndim and len(good) else good[..., None],
         "scalar": lambda: np.ones((), good.dtype),
+        "none": lambda: None,
+        "matrix": lambda: np.ones((2, 2), good.dtype).view(np.matrix),
+        "masked": lambda: np.ma.masked_array(good, mask=good > 0),
     }[spoil]()
     args[chosen] = bad
     results = {body: outcome(name, body, args) for body in OPERATIONS[name].bodies}
@@ -129,5 +135,32 @@ def test_bad_arrays_fail_alike_in_every_body(name, data):
     if isinstance(kinds[0], type):
         for _, message in results.values():
             assert message.startswith(f"{name}: "), f"{name}({chosen} {spoil}): unclear error {message!r}"
-    elif spoil in ("half", "list"):
+    elif spoil in ("half", "list", "matrix", "masked"):
         raise AssertionError(f"{name}: {chosen} given as {spoil} was accepted")
+
+
+def numbers(name):
+    """The arguments of an operation that are numbers, as its body declares them."""
+    declared = OPERATIONS[name].bodies["numpy"].__annotations__
+    return [
+        k for k, kind in declared.items() if k != "return" and kind in ("int", "float", "int | None", "float | None")
+    ]
+
+
+@pytest.mark.parametrize("name", [name for name in OPERATIONS if numbers(name)])
+@settings(parent=RELAXED, max_examples=10)
+@given(data=st.data())
+def test_bad_numbers_fail_alike_in_every_body(name, data):
+    """A number that is text, nothing or an array of two is told by name: NumPy would take some for NaN or broadcast."""
+    args = draw_args(data, name, "float32")
+    chosen = data.draw(st.sampled_from(numbers(name)), label="spoiled")
+    spoil = data.draw(st.sampled_from(["x", None, (), [3.0], np.array([2.0, 2.0])]), label="how")
+    args[chosen] = spoil
+    results = {body: outcome(name, body, args) for body in OPERATIONS[name].bodies}
+    kinds = [r[0] for r in results.values()]
+    assert all(k == kinds[0] for k in kinds), f"{name}({chosen}={spoil!r}): {results}"
+    if isinstance(kinds[0], type):
+        for _, message in results.values():
+            assert message.startswith(f"{name}: "), f"{name}({chosen}={spoil!r}): unclear error {message!r}"
+    else:
+        assert not isinstance(spoil, str), f"{name}: {chosen}={spoil!r} was accepted"

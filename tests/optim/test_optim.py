@@ -136,3 +136,12 @@ def test_unknown_optimiser_is_an_error_that_lists_the_known():
         optim.by_name("adagradient", 0.1)
     assert optim.by_name("adamw", 0.1).weight_decay == 1e-2
     assert optim.by_name("nesterov", 0.1, 0.3) == optim.SGD(0.1, 0.9, True, 0.3)
+
+
+@pytest.mark.parametrize("lr", [np.nan, np.inf, -1e-3, "x", None, (), True])
+@pytest.mark.parametrize("name", ["SGD", "Adam", "AdamW", "RMSprop", "Constant", "Step", "Cosine"])
+def test_a_rate_that_cannot_be_is_refused(name, lr):
+    """Before the first step, not as NaN in all parameters after it."""
+    more = {"Step": ((3,),), "Cosine": (10,)}.get(name, ())
+    with pytest.raises(ValueError, match=f"{name}: lr is "):
+        getattr(optim, name)(lr, *more)

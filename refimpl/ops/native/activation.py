@@ -10,19 +10,19 @@ from refimpl.ops import activation as ops
 from refimpl.ops.activation import _gated, _gated_backward, _one, _pair
 
 
-def _forward(name, kernels, x, out, *numbers):
-    _one(name, x, out)
+def _forward(name, kernels, x, out, **numbers):
+    _one(name, x, out, **numbers)
     x = contiguous(x)
     y = np.empty(x.shape, x.dtype) if out is None else out
-    check(kernels[x.dtype](p(x), *numbers, x.size, p(y), threads()), name)
+    check(kernels[x.dtype](p(x), *numbers.values(), x.size, p(y), threads()), name)
     return y
 
 
-def _backward(name, kernels, dy, a_name, a, out, *numbers):
-    _pair(name, dy, a_name, a, out)
+def _backward(name, kernels, dy, a_name, a, out, **numbers):
+    _pair(name, dy, a_name, a, out, **numbers)
     dy, a = contiguous(dy), contiguous(a)
     dx = np.empty(a.shape, a.dtype) if out is None else out
-    check(kernels[a.dtype](p(dy), p(a), *numbers, a.size, p(dx), threads()), name)
+    check(kernels[a.dtype](p(dy), p(a), *numbers.values(), a.size, p(dx), threads()), name)
     return dx
 
 
@@ -44,12 +44,12 @@ _leaky_relu, _leaky_relu_backward = kernel("leaky_relu"), kernel("leaky_relu_bac
 
 @ops.leaky_relu.mirror("native")
 def leaky_relu(x, slope=0.01, out=None):
-    return _forward("leaky_relu", _leaky_relu, x, out, slope)
+    return _forward("leaky_relu", _leaky_relu, x, out, slope=slope)
 
 
 @ops.leaky_relu_backward.mirror("native")
 def leaky_relu_backward(dy, x, slope=0.01, out=None):
-    return _backward("leaky_relu_backward", _leaky_relu_backward, dy, "x", x, out, slope)
+    return _backward("leaky_relu_backward", _leaky_relu_backward, dy, "x", x, out, slope=slope)
 
 
 _elu, _elu_backward = kernel("elu"), kernel("elu_backward")
@@ -57,12 +57,12 @@ _elu, _elu_backward = kernel("elu"), kernel("elu_backward")
 
 @ops.elu.mirror("native")
 def elu(x, alpha=1.0, out=None):
-    return _forward("elu", _elu, x, out, alpha)
+    return _forward("elu", _elu, x, out, alpha=alpha)
 
 
 @ops.elu_backward.mirror("native")
 def elu_backward(dy, x, alpha=1.0, out=None):
-    return _backward("elu_backward", _elu_backward, dy, "x", x, out, alpha)
+    return _backward("elu_backward", _elu_backward, dy, "x", x, out, alpha=alpha)
 
 
 _gelu, _gelu_backward = kernel("gelu"), kernel("gelu_backward")

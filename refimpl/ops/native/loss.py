@@ -57,7 +57,7 @@ def cross_entropy(logits, target, label_smoothing=0.0, ignore_index=None, weight
 
 @ops.cross_entropy_backward.mirror("native")
 def cross_entropy_backward(p, target, label_smoothing=0.0, ignore_index=None, weight=None, dloss=1.0):
-    _classes("cross_entropy_backward", "p", p, target, label_smoothing, ignore_index, weight)
+    _classes("cross_entropy_backward", "p", p, target, label_smoothing, ignore_index, weight, dloss)
     dlogits = np.empty(p.shape, p.dtype)
     rest = (dloss, *p.shape, _pointer(dlogits))
     _cross_entropy("cross_entropy_backward", _ce_backward, p, target, label_smoothing, ignore_index, weight, *rest)
@@ -114,7 +114,7 @@ def binary_cross_entropy_with_logits(logits, target, weight=None):
 
 @ops.binary_cross_entropy_with_logits_backward.mirror("native")
 def binary_cross_entropy_with_logits_backward(logits, target, weight=None, dloss=1.0):
-    _same("binary_cross_entropy_with_logits_backward", "logits target weight", logits, target, weight)
+    _same("binary_cross_entropy_with_logits_backward", "logits target weight", logits, target, weight, dloss=dloss)
     dlogits = np.empty(logits.shape, logits.dtype)
     status = _bce_backward[logits.dtype](
         p(contiguous(logits)), p(contiguous(target)), _optional(weight), dloss, logits.size, p(dlogits), threads()
@@ -132,7 +132,7 @@ def _distance(name, kernels, prediction, target):
 
 
 def _distance_backward(name, kernels, prediction, target, dloss):
-    _same(name, "prediction target", prediction, target)
+    _same(name, "prediction target", prediction, target, dloss=dloss)
     d = np.empty(prediction.shape, prediction.dtype)
     prediction, target = contiguous(prediction), contiguous(target)
     check(kernels[d.dtype](p(prediction), p(target), dloss, d.size, p(d), threads()), name)
@@ -177,7 +177,7 @@ def kl_divergence(log_p, log_q):
 
 @ops.kl_divergence_backward.mirror("native")
 def kl_divergence_backward(log_p, log_q, dloss=1.0):
-    B = _distributions("kl_divergence_backward", log_p, log_q)
+    B = _distributions("kl_divergence_backward", log_p, log_q, dloss)
     dlog_p, dlog_q = np.empty(log_p.shape, log_p.dtype), np.empty(log_p.shape, log_p.dtype)
     log_p, log_q = contiguous(log_p), contiguous(log_q)
     status = _kl_backward[log_p.dtype](p(log_p), p(log_q), dloss, B, log_p.size, p(dlog_p), p(dlog_q), threads())

@@ -50,6 +50,7 @@ def _matrices(a, transpose):
     Rows or columns of consecutive elements are enough; any other layout is copied.
     """
     rows, columns = a.shape[-2:]
+    transpose = bool(transpose)
     if a.flags.c_contiguous and a.flags.aligned:
         return a, p(a), transpose, columns, rows * columns if a.ndim > 2 else 0
     if a.ndim == 2 and a.flags.f_contiguous and a.flags.aligned:
@@ -94,9 +95,10 @@ def matmul(a, b, transpose_a=False, transpose_b=False, out=None):
             M, K = K, M
         if transpose_b:
             K_b, N = N, K_b
-        if K == K_b and b.dtype is dtype and (out is None or _fits(out, (M, N), dtype)):
+        same = type(a) is type(b) is ndarray and b.dtype is dtype
+        if K == K_b and same and (out is None or _fits(out, (M, N), dtype)):
             y = empty((M, N), dtype) if out is None else out
-            status = _matmul_plain[dtype](p(a), p(b), transpose_a, transpose_b, M, N, K, p(y), threads())
+            status = _matmul_plain[dtype](p(a), p(b), bool(transpose_a), bool(transpose_b), M, N, K, p(y), threads())
     except UNUSUAL:
         pass
     if status == 0:
@@ -143,8 +145,9 @@ def linear(x, weight, bias=None, out=None):
         D, D_out = weight.shape
         if (
             D == D_in
+            and type(x) is type(weight) is ndarray
             and weight.dtype is dtype
-            and (bias is None or (bias.dtype is dtype and bias.shape == (D_out,)))
+            and (bias is None or (type(bias) is ndarray and bias.dtype is dtype and bias.shape == (D_out,)))
             and (out is None or _fits(out, (B, D_out), dtype))
         ):
             y = empty((B, D_out), dtype) if out is None else out

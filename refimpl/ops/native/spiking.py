@@ -81,7 +81,7 @@ def _channels(x):
 def batchnorm_lif_step(
     x, v, gain, bias, leak, threshold=1.0, reset="subtract", eps=1e-5, running=None, momentum=0.1, out=None
 ):
-    _check_norm_step(x, v, gain, bias, leak, threshold, reset, eps, running, out)
+    _check_norm_step(x, v, gain, bias, leak, threshold, reset, eps, running, momentum, out)
     x, gain, bias, dtype = contiguous(x), contiguous(gain), contiguous(bias), x.dtype
     spike, v_next, u = _aligned(out) or (np.empty(x.shape, dtype), np.empty(x.shape, dtype), np.empty(x.shape, dtype))
     mean, rstd = np.empty(x.shape[1], dtype), np.empty(x.shape[1], dtype)

@@ -18,8 +18,8 @@ from refimpl.ops.update import (
     _check_ema,
     _check_rmsprop,
     _check_rows,
+    _check_scale,
     _check_sgd,
-    _written,
 )
 
 _sgd_update, _adam_update, _rmsprop_update = kernel("sgd_update"), kernel("adam_update"), kernel("rmsprop_update")
@@ -30,7 +30,7 @@ _fma_combine, _row_scaled_sum = kernel("fma_combine"), kernel("row_scaled_sum")
 
 @ops.sgd_update.mirror("native")
 def sgd_update(param, grad, velocity, lr, momentum=0.0, nesterov=False, weight_decay=0.0, decoupled=False):
-    grad = contiguous(_check_sgd(param, grad, velocity, momentum))
+    grad = contiguous(_check_sgd(param, grad, velocity, lr, momentum, weight_decay))
     v = NULL if velocity is None else p(velocity)
     numbers = (lr, momentum, bool(nesterov), weight_decay, bool(decoupled))
     check(_sgd_update[param.dtype](p(param), p(grad), v, *numbers, param.size, threads()), "sgd_update")
@@ -38,14 +38,14 @@ def sgd_update(param, grad, velocity, lr, momentum=0.0, nesterov=False, weight_d
 
 @ops.adam_update.mirror("native")
 def adam_update(param, grad, m, v, step, lr, beta1=0.9, beta2=0.999, eps=1e-8, weight_decay=0.0, decoupled=False):
-    grad = contiguous(_check_adam(param, grad, m, v, step, beta1, beta2, eps))
+    grad = contiguous(_check_adam(param, grad, m, v, step, lr, beta1, beta2, eps, weight_decay))
     numbers = (step, lr, beta1, beta2, eps, weight_decay, bool(decoupled))
     check(_adam_update[param.dtype](p(param), p(grad), p(m), p(v), *numbers, param.size, threads()), "adam_update")
 
 
 @ops.rmsprop_update.mirror("native")
 def rmsprop_update(param, grad, v, velocity, lr, alpha=0.99, eps=1e-8, momentum=0.0, weight_decay=0.0, decoupled=False):
-    grad = contiguous(_check_rmsprop(param, grad, v, velocity, alpha, eps, momentum))
+    grad = contiguous(_check_rmsprop(param, grad, v, velocity, lr, alpha, eps, momentum, weight_decay))
     w = NULL if velocity is None else p(velocity)
     numbers = (lr, alpha, eps, momentum, weight_decay, bool(decoupled))
     check(_rmsprop_update[param.dtype](p(param), p(grad), p(v), w, *numbers, param.size, threads()), "rmsprop_update")
@@ -59,13 +59,13 @@ def ema_update(average, value, decay):
 
 @ops.scale_inplace.mirror("native")
 def scale_inplace(x, factor):
-    _written("scale_inplace", "x", x)
+    _check_scale(x, factor)
     check(_scale_inplace[x.dtype](p(x), factor, x.size, threads()), "scale_inplace")
 
 
 @ops.axpy.mirror("native")
 def axpy(y, x, alpha):
-    x = contiguous(_check_axpy(y, x))
+    x = contiguous(_check_axpy(y, x, alpha))
     check(_axpy[y.dtype](p(y), p(x), alpha, y.size, threads()), "axpy")
 
 
@@ -94,7 +94,7 @@ def _apart(a, out):
 
 @ops.fma_combine.mirror("native")
 def fma_combine(a, x, b, y, c=0.0, z=None, out=None):
-    _check_combine(x, y, z, out)
+    _check_combine(a, x, b, y, c, z, out)
     x, y = _apart(x, out), _apart(y, out)
     if z is not None:
         z = _apart(z, out)

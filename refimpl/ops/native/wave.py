@@ -14,7 +14,7 @@ _cubic_wave = kernel("cubic_wave")
 
 @ops.cubic_wave.mirror("native")
 def cubic_wave(x, mixing, coupling, strength):
-    N = _check_wave(x, mixing, coupling)
+    N = _check_wave(x, mixing, coupling, strength)
     x, (B, D) = contiguous(x), x.shape
     y = np.empty((B, N), x.dtype)
     matrices = p(contiguous(mixing)), p(contiguous(coupling))

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from refimpl import record
 from refimpl.baselines import BackpropGNN
 from refimpl.data import load
 from refimpl.data.graphs import Graph, GraphData
@@ -44,10 +45,7 @@ def experiment(data: GraphData, seed: int, settings: Mapping[str, Any]) -> Exper
     weight_decay, vn_weight_decay (of FF-VN), train and validation (fractions of the nodes); and quick. Raises
     ValueError for a setting that does not exist.
     """
-    given = {k: v for k, v in settings.items() if k != "quick"}
-    unknown = sorted(set(given) - set(SETTINGS))
-    if unknown:
-        raise ValueError(f"forward_gnn: no setting {unknown[0]!r}, expected one of {', '.join(SETTINGS)}")
+    given = record.given("forward_gnn", SETTINGS, settings)
     s: dict[str, Any] = {**SETTINGS, **(SMALL if data.name == "karate" else {}), **given}
     if settings.get("quick") and "epochs" not in given:
         s["epochs"] = 40

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from refimpl import record
 from refimpl.baselines import LocalBlocksClassifier, RidgeClassifier
 from refimpl.data import Dataset, load
 from refimpl.methods.local.auglocal.learner import AugLocal
@@ -27,10 +28,7 @@ def experiment(data: Dataset, seed: int, settings: Mapping[str, Any]) -> Experim
     Settings: network ("resnet" of widths width, 2 width, 4 width with so many blocks a stage, or "mlp" of 3 blocks + 1
     layers of 16 width); d, tau; epochs, batch_size, lr; and quick. Raises ValueError for a setting that does not exist.
     """
-    given = {k: v for k, v in settings.items() if k != "quick"}
-    unknown = sorted(set(given) - set(SETTINGS))
-    if unknown:
-        raise ValueError(f"auglocal: no setting {unknown[0]!r}, expected one of {', '.join(SETTINGS)}")
+    given = record.given("auglocal", SETTINGS, settings)
     s = {**SETTINGS, **given}
     if settings.get("quick") and "epochs" not in given:
         s["epochs"] = QUICK_EPOCHS

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from refimpl import record
 from refimpl.baselines import LocalBlocksClassifier
 from refimpl.data import Dataset, load
 from refimpl.methods.local.momentum_auxiliary.learner import MomentumAuxiliary
@@ -33,10 +34,7 @@ def experiment(data: Dataset, seed: int, settings: Mapping[str, Any]) -> Experim
     blocks + 2 layers of 8 width); width; blocks; epochs; batch_size; lr; m; and quick. One module a layer; first
     weights of the layers are the same in all of them. Raises ValueError for a setting that does not exist.
     """
-    given = {k: v for k, v in settings.items() if k != "quick"}
-    unknown = sorted(set(given) - set(SETTINGS))
-    if unknown:
-        raise ValueError(f"momentum_auxiliary: no setting {unknown[0]!r}, expected one of {', '.join(SETTINGS)}")
+    given = record.given("momentum_auxiliary", SETTINGS, settings)
     s = {**SETTINGS, **given}
     if s["network"] not in ("resnet", "mlp"):
         raise ValueError(f"momentum_auxiliary: network is {s['network']!r}, expected one of resnet, mlp")

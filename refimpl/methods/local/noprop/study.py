@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from refimpl import record
 from refimpl.baselines import BackpropClassifier, ChainClassifier, ForwardForwardClassifier
 from refimpl.data import Dataset, load
 from refimpl.methods.local.noprop.learner import NoProp
@@ -31,10 +32,7 @@ def experiment(data: Dataset, seed: int, settings: Mapping[str, Any]) -> Experim
     through the data, CT and FM, which are one network, 6 times as often, forward-forward twice.
     Raises ValueError for a setting that does not exist.
     """
-    given = {k: v for k, v in settings.items() if k != "quick"}
-    unknown = sorted(set(given) - set(SETTINGS))
-    if unknown:
-        raise ValueError(f"noprop: no setting {unknown[0]!r}, expected one of {', '.join(SETTINGS)}")
+    given = record.given("noprop", SETTINGS, settings)
     s = {**SETTINGS, **given}
     epochs = s["epochs"] if not settings.get("quick") or "epochs" in given else 8
     common: dict[str, Any] = {"batch_size": s["batch_size"], "lr": s["lr"], "random_state": seed}

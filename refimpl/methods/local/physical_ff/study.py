@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from refimpl import ops
+from refimpl import ops, record
 from refimpl.baselines import ForwardForwardClassifier, PhysicalBackpropClassifier, RidgeClassifier
 from refimpl.data import Dataset, load
 from refimpl.data.vowels import Vowels
@@ -31,12 +31,10 @@ def experiment(data: Any, seed: int, settings: Mapping[str, Any]) -> Experiment:
     Settings: theta, inner_steps, epochs, lr, noise, drift; and quick. Raises ValueError for a setting that does not
     exist, and for images that have colours.
     """
-    given = {k: v for k, v in settings.items() if k != "quick"}
-    unknown = sorted(set(given) - set(SETTINGS))
-    if unknown:
-        raise ValueError(f"physical_ff: no setting {unknown[0]!r}, expected one of {', '.join(SETTINGS)}")
+    asked = {k: v for k, v in settings.items() if v is not None}
+    given = record.given("physical_ff", {**SETTINGS, **IMAGES}, asked)
     spoken = isinstance(data, Vowels)
-    s = {**SETTINGS, **(VOWELS if spoken else IMAGES), **{k: v for k, v in given.items() if v is not None}}
+    s = {**SETTINGS, **(VOWELS if spoken else IMAGES), **given}
     if settings.get("quick") and given.get("epochs") is None:
         s["epochs"] = 40 if spoken else 3
     contenders = _spoken(s, seed) if spoken else None

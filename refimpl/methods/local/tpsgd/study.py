@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from refimpl import ops
+from refimpl import ops, record
 from refimpl.backends import backend
 from refimpl.baselines import (
     BackpropClassifier,
@@ -49,10 +49,7 @@ def experiment(data: Any, seed: int, settings: Mapping[str, Any]) -> Experiment:
     rate x0.01); steps: of descent, rounded up to whole epochs; batch_size, lr, p; and quick. Raises ValueError for a
     setting that does not exist.
     """
-    given = {k: v for k, v in settings.items() if k != "quick"}
-    unknown = sorted(set(given) - set(SETTINGS))
-    if unknown:
-        raise ValueError(f"tpsgd: no setting {unknown[0]!r}, expected one of {', '.join(SETTINGS)}")
+    given = record.given("tpsgd", SETTINGS, settings)
     s = {**SETTINGS, **given}
     if s["model"] not in ("mlp", "conv"):
         raise ValueError(f"tpsgd: model is {s['model']!r}, expected mlp or conv")

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from refimpl import record
 from refimpl.data import load
 from refimpl.data.text import Text
 from refimpl.methods.memory.streambp.learner import LanguageModel
@@ -48,10 +49,7 @@ def experiment(data: Text, seed: int, settings: Mapping[str, Any]) -> Experiment
     "bpe"), layers, d, limit (bytes, for the longest sequence that fits; not with quick); and quick. Raises ValueError
     for a setting that does not exist.
     """
-    given = {k: v for k, v in settings.items() if k != "quick"}
-    unknown = sorted(set(given) - set(SETTINGS))
-    if unknown:
-        raise ValueError(f"streambp: no setting {unknown[0]!r}, expected one of {', '.join(SETTINGS)}")
+    given = record.given("streambp", SETTINGS, settings)
     if not isinstance(data, Text):
         raise ValueError(f"streambp: {data.name} is not a text")
     quick = bool(settings.get("quick"))

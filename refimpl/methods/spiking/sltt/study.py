@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from refimpl import nn
+from refimpl import nn, record
 from refimpl.baselines import BackpropClassifier
 from refimpl.baselines.bptt import BPTTClassifier, bptt_gradient
 from refimpl.baselines.ottt import OTTTClassifier
@@ -45,10 +45,7 @@ def experiment(data: Data, seed: int, settings: Mapping[str, Any]) -> Experiment
     Settings: model "mlp" (with hidden), "vgg", "resnet" or "nfnet"; T (event streams: their number of frames), K, tau;
     epochs, batch_size, lr; and quick. Raises ValueError for a setting that does not exist.
     """
-    given = {k: v for k, v in settings.items() if k != "quick"}
-    unknown = sorted(set(given) - set(SETTINGS))
-    if unknown:
-        raise ValueError(f"sltt: no setting {unknown[0]!r}, expected one of {', '.join(SETTINGS)}")
+    given = record.given("sltt", SETTINGS, settings)
     s = {**SETTINGS, **given}
     x_train = data.train[0]
     events = isinstance(data, Sequences)

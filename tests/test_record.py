@@ -34,7 +34,7 @@ def test_other_settings_are_refused_by_name(name, value, told):
         record.given("m", DEFAULTS, {name: value})
 
 
-@pytest.mark.parametrize("slug", sorted(set(methods.slugs()) - {"counter_current"}))
+@pytest.mark.parametrize("slug", methods.slugs())
 def test_no_setting_of_any_method_takes_nonsense(slug):
     """A setting that a method has, with a value of no kind, is a ValueError that names it: no TypeError from within."""
     module = methods.module(slug)

@@ -477,6 +477,9 @@ def test_the_papers_values_can_be_had():
     [
         ({"variant": "rnn"}, "variant is 'rnn', expected one of 'mlp', 'cnn', 'cnn_pool'"),
         ({"lr": 0.0}, "lr is 0.0"),
+        ({"hidden": (4, 0)}, r"hidden is \(4, 0\), expected whole numbers of at least 1"),
+        ({"hidden": 4}, "hidden is 4, expected whole numbers"),
+        ({"channels": (4, 2.5)}, r"channels is \(4, 2.5\), expected whole numbers"),
         ({"feedback_clip": -1.0}, "feedback_clip is -1.0"),
         ({"sC": -1.0}, "sC is -1.0"),
         ({"sS": -1.0}, "sS is -1.0"),

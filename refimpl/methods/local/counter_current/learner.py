@@ -144,6 +144,12 @@ class CounterCurrent(Classifier):
         ):
             if getattr(self, name) not in allowed:
                 raise self._bad(name, f"one of {', '.join(map(repr, allowed))}")
+        for name in ("hidden", "channels"):
+            widths = getattr(self, name)
+            if not isinstance(widths, tuple | list) or not all(
+                isinstance(n, int | np.integer) and n > 0 for n in widths
+            ):
+                raise self._bad(name, "whole numbers of at least 1")
         for name in ("lr", "feedback_lr", "clip", "feedback_clip", "sC"):
             value = getattr(self, name)
             if not (value is None and name.startswith("feedback")) and not value > 0:

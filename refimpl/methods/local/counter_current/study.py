@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from refimpl import record
 from refimpl.baselines import (
     AutoencoderBackprop,
     BackpropClassifier,
@@ -41,8 +42,7 @@ def experiment(data: Dataset, seed: int, settings: Mapping[str, Any]) -> Experim
 
     For "autoencoder" see `autoencoder_experiment`. Raises ValueError for a setting that does not exist.
     """
-    given = {k: v for k, v in settings.items() if k != "quick"}
-    if given.get("variant") == "autoencoder":
+    if settings.get("variant") == "autoencoder":
         return autoencoder_experiment(data, seed, settings)
     s = _completed(SETTINGS, settings)
     if s["variant"] not in VARIANTS:
@@ -81,12 +81,9 @@ def experiment(data: Dataset, seed: int, settings: Mapping[str, Any]) -> Experim
 
 def _completed(defaults: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
     """Settings with those that were given in the place of defaults; fewer steps where it should be quick."""
-    given = {k: v for k, v in settings.items() if k != "quick"}
-    unknown = sorted(set(given) - set(defaults))
-    if unknown:
-        raise ValueError(f"counter_current: no setting {unknown[0]!r}, expected one of {', '.join(defaults)}")
-    quick = {"steps": QUICK_STEPS} if settings.get("quick") and "steps" not in given else {}
-    return {**defaults, **given, **quick}
+    own = record.given("counter_current", defaults, settings)
+    quick = {"steps": QUICK_STEPS} if settings.get("quick") and "steps" not in own else {}
+    return {**defaults, **own, **quick}
 
 
 @dataclass(frozen=True)

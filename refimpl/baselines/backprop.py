@@ -153,5 +153,5 @@ class BackpropRegressor(_Backprop, Regressor):
         return float(ops.mse(out, y)), ops.mse_backward(out, y)
 
     def predict(self, X: Any) -> np.ndarray:
-        """Predicted values (n,)."""
-        return self._outputs(X)[:, 0].astype(np.float64) * self._scale + self._mean
+        """Predicted values (n,), in the network's dtype."""
+        return (self._outputs(X)[:, 0].astype(np.float64) * self._scale + self._mean).astype(self.dtype)

@@ -102,6 +102,8 @@ def _returns(function: ast.FunctionDef) -> list[ast.expr]:
 # Where neither the `return` nor the docstring says the names.
 _RESULTS = {
     "batchnorm": ("y", "mean", "rstd"),
+    "batchnorm_relu": ("y", "mean", "rstd"),
+    "batchnorm_relu_backward": ("dx", "dgain", "dbias"),
     "groupnorm": ("y", "mean", "rstd"),
     "layernorm": ("y", "mean", "rstd"),
     "conv1d_backward": ("dx", "dweight", "dbias"),
@@ -120,6 +122,7 @@ _RESULTS = {
     "reduce_max": ("y", "index"),
     "max_pool2d": ("y", "index"),
     "goodness_contrast": ("loss", "g", "dz"),
+    "map_agreement": ("loss", "da", "dc"),
 }
 
 

@@ -254,6 +254,7 @@ _NO_CHECK = {"lif_step": _SURROGATE, "lif_sequence": _SURROGATE, "batchnorm_lif_
 _OWN: dict[str, tuple[dict[str, str], Callable[[Mapping[str, Any], tuple[Any, ...]], float]]] = {
     "denoise_loss": ({"df": "f"}, lambda args, results: float(args["weight"] @ results[0])),
     "goodness_contrast": ({"dz": "z"}, lambda args, results: float(results[0].sum() / max(1, len(results[0])))),
+    "map_agreement": ({"da": "a", "dc": "c"}, lambda args, results: float(results[0])),
     "target_loss": ({"d": "z"}, lambda args, results: float(args.get("scale", 1.0) * results[1].sum())),
 }
 
@@ -287,7 +288,7 @@ def _own_checks(call: Call, entries: int, budget: float) -> list[Check]:
 
     found = []
     for name, of in gradients.items():
-        recorded = call.result(name).value
+        recorded = next((r.value for r in call.results if r.name == name), None)
         if recorded is not None:
             gradient = results[names.index(name)]
             found.append(_differences(L, args, name, of, call.index, gradient, recorded, entries, budget))

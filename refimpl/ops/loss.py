@@ -340,6 +340,7 @@ def _maps(op: str, a: np.ndarray, c: np.ndarray, sC: float, sD: float | None, ep
     _check.at_least(op, "sC", sC, 0)
     if sD is not None:
         _check.at_least(op, "sD", sD, 0)
+    _check.number(op, "eps", eps)
     if not eps > 0:
         raise ValueError(f"{op}: eps is {eps}, expected a positive number")
 

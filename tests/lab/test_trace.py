@@ -341,7 +341,9 @@ def test_every_gradient_of_the_library_is_paired_checked_and_right(name, data):
     apart = {"target"} if name in ("mse", "l1") else set()  # its gradient is the negative of the prediction's
     apart |= {name for name in spec.wrt if args.get(f"need_d{name}") is False}
     told = f"{backward.op}: gradients of {[c.of for c in checks]}, expected {given_arrays}: see anatomy.result_names"
-    assert (checks or apart == set(spec.wrt)) and ({c.of for c in checks} == given_arrays - apart or backward.op == name), told
+    assert (checks or apart == set(spec.wrt)) and (
+        {c.of for c in checks} == given_arrays - apart or backward.op == name
+    ), told
     for c in checks:
         assert c.name == f"d{c.of}" or len(checks) == 1
         assert len(c.entries) == c.value.size

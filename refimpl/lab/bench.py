@@ -191,6 +191,11 @@ def _extra(way: Callable[[Any], Any], body: Callable[[Any], Any], x: np.ndarray)
 # ---------------------------------------------------------------- the races
 
 
+def _short(name: str) -> str:
+    """What a network is called on the command line: "gpt" for "GPT, 4 layers of 256"."""
+    return name.replace(",", "").split()[0].lower()
+
+
 def run(
     kinds: Sequence[str],
     names: Sequence[str] = (),
@@ -211,7 +216,7 @@ def run(
             raise RunError("PyTorch is not installed: pip install torch, or leave out --against torch") from None
     chosen = [c for c in CASES if "ops" in kinds and c.op in operations() and (not names or c.op in names)]
     slugs = [s for s in methods.slugs() if "methods" in kinds and (not names or s in names)]
-    networks = {s.name.split()[0].lower(): s.name for s in STEPS()} if "steps" in kinds else {}
+    networks = {_short(s.name): s.name for s in STEPS()} if "steps" in kinds else {}
     known = {c.op for c in CASES if "ops" in kinds} | set(networks)
     known |= set(methods.slugs()) if "methods" in kinds else set()
     for name in names:
@@ -219,7 +224,7 @@ def run(
             raise UsageError(f"bench: nothing to race is named {name!r}, {expected(name, sorted(known))}")
         if name not in operations() and name not in slugs and name not in networks:
             raise UsageError(f"bench: {name} is not among the operations of this version")
-    steps = [("", s) for s in STEPS() if "steps" in kinds and (not names or s.name.split()[0].lower() in names)]
+    steps = [("", s) for s in STEPS() if "steps" in kinds and (not names or _short(s.name) in names)]
     steps += [(slug, step) for slug in slugs for step in getattr(methods.module(slug), "race", list)()]
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
     with ExitStack() as stack:

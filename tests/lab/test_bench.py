@@ -91,3 +91,5 @@ def test_a_network_is_raced_by_its_name():
     assert [r["kind"] for r in outcome["rows"]] == ["step", "step"]
     assert all(r["name"] == "LeNet" and r["correct"] and r["native_s"] > 0 for r in outcome["rows"])
     assert "LeNet" in bench.report(outcome)
+    with pytest.raises(UsageError, match=r"expected one of gcn, gpt, lenet, mlp, resnet-8\. Did you mean lenet\?"):
+        bench.run(("steps",), ["lennet"], show=False)

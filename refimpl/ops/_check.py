@@ -112,7 +112,8 @@ def index_range(op: str, name: str, a: np.ndarray, n: int, ignored: int | None =
 
 def at_least(op: str, name: str, value: float, least: float) -> None:
     """A number is not below a limit (and no NaN). Raises TypeError or ValueError."""
-    number(op, name, value)
+    if type(value) is not float and type(value) is not int:  # the common case without a call
+        number(op, name, value)
     if not value >= least:
         raise ValueError(f"{op}: {name} is {value}, expected at least {least}")
 

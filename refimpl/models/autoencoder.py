@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 
-from refimpl import ops
 from refimpl.data import batches
 from refimpl.estimator import Estimator, generator
 from refimpl.nn import Activation, BatchNorm, Conv2d, Layer, Parameter, Sequential, Upsample2d
@@ -36,18 +35,8 @@ class Normalise(BatchNorm):
         fixed = {"gain": Parameter((self.c,), ones, trained=False), "bias": Parameter((self.c,), zeros, trained=False)}
         return {**super().declare(), **fixed}
 
-    def backward(self, params, grads, saved, dy, need_dx=True):
-        x, mean, rstd = saved
-        if mean is None:
-            numbers = params["gain"], params["mean"], params["variance"], self.eps
-            return ops.batchnorm_inference_backward(dy, x, *numbers)[0]
-        return ops.batchnorm_backward(dy, x, params["gain"], mean, rstd)[0]
-
-    def backward_with(self, activation, params, grads, saved, above, dy, need_dx=True):
-        x, mean, rstd = saved
-        if mean is None:
-            return self.backward(params, grads, saved, ops.relu_backward(dy, above), need_dx)
-        return ops.batchnorm_relu_backward(dy, above, x, params["gain"], mean, rstd)[0]
+    def _learn(self, grads, dgain, dbias):
+        """Nothing."""
 
 
 def shrinking(c_in: int, c_out: int, bare: bool = False) -> dict[str, Layer]:

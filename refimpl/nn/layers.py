@@ -454,9 +454,12 @@ class BatchNorm(Layer):
             )
         else:
             dx, dgain, dbias = ops.batchnorm_backward(dy, x, params["gain"], mean, rstd)
+        self._learn(grads, dgain, dbias)
+        return dx
+
+    def _learn(self, grads, dgain, dbias):
         grads["gain"][...] += dgain
         grads["bias"][...] += dbias
-        return dx
 
     def takes(self, activation):
         return activation == "relu"
@@ -475,8 +478,7 @@ class BatchNorm(Layer):
         if mean is None:
             return self.backward(params, grads, saved, ops.relu_backward(dy, above), need_dx)
         dx, dgain, dbias = ops.batchnorm_relu_backward(dy, above, x, params["gain"], mean, rstd)
-        grads["gain"][...] += dgain
-        grads["bias"][...] += dbias
+        self._learn(grads, dgain, dbias)
         return dx
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from refimpl import ops, optim
+from refimpl._names import expected
 from refimpl.data import batches
 from refimpl.estimator import Classifier, generator
 from refimpl.methods.local.counter_current.losses import Terms, centralise, clip, gradients, normalised
@@ -92,7 +93,7 @@ class CounterCurrent(Classifier):
         ValueError for another name."""
         known = ("mnist", "fashion-mnist", "cifar-10", "cifar-100")
         if data not in known:
-            raise ValueError(f"CounterCurrent: no settings for {data!r}, expected one of {', '.join(known)}")
+            raise ValueError(f"CounterCurrent: no settings for {data!r}, {expected(data, known)}")
         values: dict[str, Any] = {"variant": variant, "epochs": 100}
         if variant == "mlp" and data.startswith("cifar"):
             values |= {"hidden": (1024,) * 3}
